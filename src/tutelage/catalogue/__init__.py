@@ -1,0 +1,5 @@
+"""What exists: sixty-four published systems, each with its paper, its room and the claim it must meet. Pure data."""
+
+from tutelage.catalogue.loader import ROOMS, PrimaryClaim, System, find, search, systems
+
+__all__ = ["ROOMS", "PrimaryClaim", "System", "find", "search", "systems"]

@@ -1,0 +1,200 @@
+"""The claim runner: arms x units, each cell cached, failures kept, one verdict."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.claims.claim import Cell, Claim, ClaimConfig, ClaimResult, Row, Scale, load_claim
+from tutelage.claims.codehash import code_sha256
+from tutelage.claims.verdict import judge
+from tutelage.core.cache import Cache
+from tutelage.core.environment import environment, git_state
+from tutelage.core.errors import InputError, Interrupted, MissingError
+from tutelage.core.files import write_atomic
+from tutelage.core.progress import QUIET, Progress
+from tutelage.core.runs import Run
+
+
+def run_claim(
+    slug: str,
+    *,
+    scale: Scale = "smoke",
+    changes: Mapping[str, str] | None = None,
+    seeds: int | None = None,
+    jobs: int = 1,
+    out: Path | None = None,
+    cache: Cache | None = None,
+    progress: Progress = QUIET,
+) -> ClaimResult:
+    """Run the claim of `slug`: every arm on every unit, then the verdict.
+
+    changes: config fields by name (`--set`). seeds: number of units instead of the scale's own. jobs: worker processes;
+    the cores are shared among them. out: the run folder (written: run.json, result.json). cache: where finished cells
+    and trained teachers are kept; a cell with the same code, config, unit and threads is not computed again.
+    A cell that fails is kept as a failed row; the others go on.
+    """
+    claim = load_claim(slug)
+    config = claim.config(scale, changes or {})
+    units = claim.units[scale] if seeds is None else seeds
+    if units < 1:
+        raise InputError("seeds", units, "at least 1")
+    if jobs < 1:
+        raise InputError("jobs", jobs, "at least 1")
+    cache = cache or Cache.default()
+    started, start = time.strftime("%Y-%m-%dT%H:%M:%S%z"), time.monotonic()
+    commit, dirty = git_state()
+    code = code_sha256(claim.system.claim_module)
+    threads = max(1, torch.get_num_threads() if jobs == 1 else (os.cpu_count() or 1) // jobs)
+    if out is not None:
+        Run.create(out, "claim", {"slug": slug, "scale": scale, "config": config.model_dump(), "units": units})
+    # arms outside, units inside: workers side by side are on different units and do not wait for each other's teachers
+    cells = [(arm, unit) for arm in claim.arms for unit in range(units)]
+    rows = list(_rows(claim, config, cells, code, jobs, threads, cache, progress))
+    order = {cell: i for i, cell in enumerate(cells)}
+    rows.sort(key=lambda row: order[row.arm, row.unit_id])
+    verdict, judged = judge(claim, rows)
+    result = ClaimResult(
+        slug=slug,
+        scale=scale,
+        verdict=verdict,
+        claims=judged,
+        rows=rows,
+        controls=list(claim.controls),
+        data=claim.data(config),
+        config=config.model_dump(),
+        environment={**environment(), "threads": threads, "jobs": jobs},
+        commit=commit,
+        dirty=dirty,
+        code_sha256=code,
+        started=started,
+        seconds=time.monotonic() - start,
+    )
+    if out is not None:
+        write_atomic(out / "result.json", result.model_dump_json(indent=1) + "\n")
+    return result
+
+
+def record(result: ClaimResult, folder: Path | None = None) -> Path:
+    """Write `results/<slug>.json`: only at claim scale, from a clean tree, with every cell present."""
+    claim = load_claim(result.slug)
+    if result.scale != "claim":
+        raise InputError("record", f"scale {result.scale}", "scale claim")
+    if result.dirty or not result.commit:
+        raise InputError("record", "a tree with uncommitted changes", "a clean checkout, so that the commit says what ran")
+    if result.config != claim.scales["claim"].model_dump():
+        raise InputError("record", "a changed config", "the claim's own config (no --set)")
+    wanted = {(arm, unit) for arm in claim.arms for unit in range(claim.units["claim"])}
+    if failed := [row for row in result.rows if row.status == "failed"]:
+        raise InputError("record", f"{len(failed)} failed cells, first {failed[0].arm} {failed[0].unit_id}", "every cell")
+    if {(row.arm, row.unit_id) for row in result.rows} != wanted:
+        raise InputError("record", "other cells than the claim has", f"all {len(wanted)} of them (no --seeds)")
+    path = (folder or results_folder()) / f"{result.slug}.json"
+    write_atomic(path, result.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def results_folder() -> Path:
+    return Path(str(files("tutelage"))) / "results"
+
+
+def recorded(slug: str) -> ClaimResult | None:
+    """The shipped result of a system, if there is one."""
+    path = results_folder() / f"{slug}.json"
+    return ClaimResult.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def load_result(path: Path) -> ClaimResult:
+    """A result from a run folder or a JSON file."""
+    file = path / "result.json" if path.is_dir() else path
+    if not file.is_file():
+        raise MissingError(f"there is no result at {file}")
+    return ClaimResult.model_validate_json(file.read_text(encoding="utf-8"))
+
+
+def _rows(
+    claim: Claim,
+    config: ClaimConfig,
+    cells: list[tuple[str, int]],
+    code: str,
+    jobs: int,
+    threads: int,
+    cache: Cache,
+    progress: Progress,
+) -> Iterator[Row]:
+    arguments = [(claim.slug, arm, unit, config, code, cache.root, threads) for arm, unit in cells]
+    with progress.task(f"{claim.slug}: {len(claim.arms)} arms x {len(cells) // len(claim.arms)} units", len(cells)) as task:
+        if jobs == 1:
+            for one in arguments:
+                row = _cell(*one, progress=progress)
+                task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
+                yield row
+            return
+        # spawned workers share nothing with this process but the cache
+        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        try:
+            waiting: set[Future[Row]] = {pool.submit(_cell, *one) for one in arguments}
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    row = future.result()
+                    task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
+                    yield row
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _cell(
+    slug: str,
+    arm: str,
+    unit: int,
+    config: ClaimConfig,
+    code: str,
+    cache_root: Path,
+    threads: int,
+    progress: Progress = QUIET,
+) -> Row:
+    """Compute one cell, or take it from the cache. Runs in a worker; any failure becomes a failed row."""
+    cache, claim = Cache(cache_root), load_claim(slug)
+    key: dict[str, Any] = {"slug": slug, "arm": arm, "unit": unit, "config": config.model_dump(), "code": code}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+    def build(folder: Path) -> None:
+        start = time.monotonic()
+        metrics = {k: float(v) for k, v in claim.cell(Cell(arm, unit, config, cache, progress)).items()}
+        if bad := [k for k, v in metrics.items() if not math.isfinite(v)]:
+            raise InputError("metrics", f"{bad[0]} that is not finite", "finite numbers")
+        row = Row(arm=arm, unit_id=unit, status="ok", metrics=metrics, seconds=time.monotonic() - start)
+        write_atomic(folder / "row.json", row.model_dump_json())
+
+    start = time.monotonic()
+    try:
+        folder = cache.get("cells", {**key, "threads": threads, "torch": torch.__version__}, build)
+        return Row.model_validate_json((folder / "row.json").read_text())
+    except Interrupted:
+        raise
+    except Exception as error:  # a failed cell is a result: it is kept with its reason
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        return Row(arm=arm, unit_id=unit, status="failed", error=reason, seconds=time.monotonic() - start)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _glance(row: Row) -> str:
+    if row.status == "failed":
+        return row.error or "failed"
+    return ", ".join(f"{key} {value:.4g}" for key, value in list(row.metrics.items())[:3])

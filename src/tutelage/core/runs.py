@@ -1,0 +1,71 @@
+"""A run is a folder on disk: configuration, environment, metrics and artifacts; enough to resume it and to trust it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.core.environment import environment, git_state
+from tutelage.core.errors import MissingError
+from tutelage.core.files import write_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run.json` says what it is; `metrics.jsonl` what was measured; everything else belongs to the kind of run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, kind: str, config: dict[str, Any], device: str = "cpu") -> Run:
+        """Make (or open again, if it is the same run) the folder `path`."""
+        run = cls(path)
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / "run.json").exists():
+            commit, dirty = git_state()
+            about = {"kind": kind, "config": config, "environment": environment(device), "commit": commit, "dirty": dirty}
+            write_json(path / "run.json", {**about, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        if not (path / "run.json").is_file():
+            raise MissingError(f"{path} is not a run folder (it has no run.json); `tutelage run` and `audit` print theirs")
+        return cls(path)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return dict(json.loads((self.path / "run.json").read_text()))
+
+    def log(self, **values: Any) -> None:
+        """Append one line to `metrics.jsonl`."""
+        append_jsonl(self.path / "metrics.jsonl", values)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_jsonl(self.path / "metrics.jsonl")
+
+
+def append_jsonl(path: Path, values: dict[str, Any]) -> None:
+    """One whole line in one write, so that concurrent writers and a kill do not tear lines apart."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; a last line torn by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows

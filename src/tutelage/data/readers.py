@@ -1,0 +1,180 @@
+"""Readers for what users have: image folders, .npz, Parquet with image bytes, arrays, torch data sets and loaders."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tutelage.core.errors import InputError, MissingError
+from tutelage.core.files import sha256_file
+from tutelage.data.images import ImageSet, check_image_arrays
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+Images = ImageSet | Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor] | str | Path
+
+
+def as_images(data: Images, *, name: str = "", classes: Sequence[str] | None = None, size: int | None = None) -> ImageSet:
+    """Whatever holds labelled images -> an ImageSet.
+
+    data: an ImageSet; a path (see `read_images`); a pair (images, labels) of tensors; a torch Dataset of (image,
+    label) pairs; a DataLoader of (images, labels) batches. Images (N, C, H, W) uint8 or float32 in [0, 1].
+    Raises InputError for wrong shapes, ranges or labels.
+    """
+    if isinstance(data, ImageSet):
+        return data
+    if isinstance(data, str | Path):
+        return read_images(Path(data), classes=classes, size=size)
+    if isinstance(data, tuple) and len(data) == 2:
+        return _from_arrays(data[0], data[1], classes, name or "arrays")
+    if isinstance(data, DataLoader):
+        batches = [_pair(batch) for batch in data]
+        if not batches:
+            raise InputError("data", "an empty DataLoader", "at least one batch")
+        images, labels = (torch.cat([torch.as_tensor(batch[i]) for batch in batches]) for i in (0, 1))
+        return _from_arrays(images, labels, classes, name or type(data.dataset).__name__)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        if len(data) == 0:
+            raise InputError("data", "an empty data set", "at least one sample")
+        pairs = [_pair(data[i]) for i in range(len(data))]
+        shapes = {tuple(torch.as_tensor(image).shape) for image, _ in pairs}
+        if len(shapes) > 1:
+            raise InputError("data", f"images of different shapes, such as {sorted(shapes)[:2]}", "one shape for all")
+        images = torch.stack([torch.as_tensor(image) for image, _ in pairs])
+        return _from_arrays(images, torch.as_tensor([int(label) for _, label in pairs]), classes, name or type(data).__name__)
+    raise InputError("data", type(data).__name__, "a path, an ImageSet, (images, labels), a Dataset or a DataLoader")
+
+
+def read_images(path: Path, *, classes: Sequence[str] | None = None, size: int | None = None) -> ImageSet:
+    """Read labelled images from disk. Nothing is executed: arrays without pickles, images through Pillow.
+
+    A folder: one sub-folder a class, its name the class name, in sorted order. `.npz`: arrays `image` (N, H, W),
+    (N, H, W, C) or (N, C, H, W), and `label` (N,). `.parquet`: columns `image` (bytes, or a struct with `bytes`)
+    and `label`. size: resize every image to size x size (folder and Parquet); without it all must have one size.
+    """
+    if not path.exists():
+        raise MissingError(f"data: there is no file or folder {path}")
+    if path.is_dir():
+        images, labels, names = _read_folder(path, size)
+        return _from_arrays(images, labels, classes or names, path.name)
+    origin = {"file": path.name, "file_sha256": sha256_file(path)}
+    if path.suffix == ".npz":
+        images, labels, names = _read_npz(path)
+    elif path.suffix == ".parquet":
+        images, labels, names = _read_parquet(path, size)
+    else:
+        raise InputError("data", path.name, "a folder of class folders, an .npz or a .parquet file")
+    return _from_arrays(images, labels, classes or names, path.stem, origin)
+
+
+def _read_folder(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not names:
+        raise InputError("data", f"{path} without sub-folders", "a folder with one sub-folder of images a class")
+    arrays, labels = [], []
+    for label, name in enumerate(names):
+        found = sorted(p for p in (path / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InputError("data", f"class folder {name!r} without images", f"files ending in {', '.join(sorted(SUFFIXES))}")
+        for file in found:
+            arrays.append(_decode(file.read_bytes(), f"{name}/{file.name}", size))
+            labels.append(label)
+    return _stack(arrays), torch.tensor(labels), names
+
+
+def _read_npz(path: Path) -> tuple[Tensor, Tensor, list[str] | None]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in ("image", "label"):
+                if key not in arrays:
+                    raise InputError("data", f"{path.name} with keys {', '.join(arrays.files) or 'none'}", "keys image and label")
+            return torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"]), None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("data", path.name, f"a readable .npz without pickled objects ({error})") from error
+
+
+def _read_parquet(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str] | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=["image", "label"])
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        raise InputError("data", path.name, f"a Parquet file with columns image and label ({error})") from error
+    arrays = []
+    for row, value in enumerate(table["image"].to_pylist()):
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes):
+            raise InputError("data", f"row {row} of {path.name}", "image bytes, or a struct with a field bytes")
+        arrays.append(_decode(content, f"row {row}", size))
+    if table["label"].null_count:
+        raise InputError("label", f"{table['label'].null_count} missing labels in {path.name}", "an integer in each row")
+    return _stack(arrays), torch.from_numpy(np.array(table["label"])), _parquet_classes(table.schema.metadata)
+
+
+def _parquet_classes(metadata: dict[bytes, bytes] | None) -> list[str] | None:
+    """Class names from the Hugging Face feature metadata, if they are there."""
+    try:
+        names = json.loads((metadata or {})[b"huggingface"])["info"]["features"]["label"]["names"]
+        return [str(name) for name in names]
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _decode(content: bytes, where: str, size: int | None) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            image = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
+        raise InputError("data", where, f"an image that Pillow can read ({error})") from error
+    if size is not None:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _stack(arrays: list[np.ndarray]) -> Tensor:
+    if not arrays:
+        raise InputError("data", "no images", "at least one")
+    if len({array.shape[0] for array in arrays}) > 1:  # grey and colour mixed: all become colour
+        arrays = [np.repeat(array, 3, 0) if array.shape[0] == 1 else array for array in arrays]
+    shapes = sorted({array.shape[1:] for array in arrays})
+    if len(shapes) > 1:
+        raise InputError("data", f"images of {len(shapes)} sizes, such as {shapes[0]} and {shapes[-1]}", "one size (or --size N)")
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _pair(sample: Any) -> tuple[Any, Any]:
+    if not isinstance(sample, tuple | list) or len(sample) < 2:
+        raise InputError("data", f"samples of type {type(sample).__name__}", "(image, label) pairs")
+    return sample[0], sample[1]
+
+
+def _from_arrays(
+    images: Any, labels: Any, classes: Iterable[str] | None, name: str, origin: dict[str, str] | None = None
+) -> ImageSet:
+    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+    if images.dim() == 3:
+        images = images[:, None]
+    elif images.dim() == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        images = images.permute(0, 3, 1, 2)
+    if images.dtype in (torch.float64, torch.float16, torch.bfloat16):
+        images = images.float()
+    if labels.is_floating_point() or labels.dtype == torch.bool or labels.is_complex():
+        raise InputError("label", f"dtype {labels.dtype}", "integer class labels")
+    labels = labels.long()
+    check_image_arrays(images, labels, None)
+    names = tuple(classes) if classes is not None else tuple(str(i) for i in range(int(labels.max()) + 1))
+    return ImageSet(images.contiguous(), labels, names, name=name, origin=origin or {})

@@ -1,0 +1,45 @@
+"""The mode guard: use a model in evaluation mode and hand it back exactly as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from tutelage.core.errors import ModelChanged
+
+
+@contextmanager
+def evaluating(model: nn.Module, *, verify: bool = True) -> Iterator[nn.Module]:
+    """Evaluation mode, no parameter gradients; modes and flags are put back, also after an exception.
+
+    With `verify`, a buffer that changed inside the block (a BatchNorm that was switched to train mode, a counter) is
+    put back and reported as `ModelChanged`. Every module keeps its own mode: a frozen BatchNorm in a model that trains
+    is still frozen afterwards.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()] if verify else []
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    model.eval()
+    changed = []
+    try:
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        with torch.no_grad():
+            for name, buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    changed.append(name)
+                    buffer.copy_(before)
+    if changed:
+        raise ModelChanged(
+            f"model: buffer {changed[0]!r} changed while the model was only being evaluated (it was put back); "
+            "a module that updates itself in eval mode cannot be audited or used as a teacher"
+        )

@@ -1,0 +1,103 @@
+"""A user's own model: a factory named by a string, weights from safetensors. No pickle is read."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from tutelage.core.errors import InputError, MissingError
+from tutelage.core.files import sha256_tensors, write_atomic
+
+
+def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
+    """Call `factory` and load `weights` into what it returns; the model comes back in eval mode.
+
+    factory: `package.module:function` (importable, or found from the current folder) or `path/to/file.py:function`;
+        the function takes no arguments and returns an `nn.Module`.
+    weights: a `.safetensors` file with exactly the names and shapes of the model's state.
+    Raises InputError or MissingError before anything is computed.
+    """
+    module_name, _, attribute = factory.rpartition(":")
+    if not module_name or not attribute:
+        raise InputError("model", factory, "a factory 'package.module:function' or 'file.py:function'")
+    target: object = _import(module_name)
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            raise InputError("model", factory, f"a function that exists: {module_name!r} has no {attribute!r}")
+        target = getattr(target, part)
+    if isinstance(target, nn.Module):
+        model = target
+    elif callable(target):
+        try:
+            model = target()
+        except TypeError as error:
+            raise InputError("model", factory, f"a function that needs no arguments ({error})") from error
+    else:
+        raise InputError("model", factory, "a function that returns an nn.Module")
+    if not isinstance(model, nn.Module):
+        raise InputError("model", f"{factory} returning {type(model).__name__}", "an nn.Module")
+    if weights is not None:
+        load_weights(model, Path(weights))
+    return model.eval()
+
+
+def _import(name: str) -> object:
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise MissingError(f"model: there is no file {name}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        spec.loader.exec_module(module)
+        return module
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError("model", name, f"a module that can be imported from here ({error})") from error
+    finally:
+        sys.path.remove(here)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file; names, shapes and finiteness are checked before the model is touched."""
+    if not path.is_file():
+        raise MissingError(f"weights: there is no file {path}")
+    if path.suffix != ".safetensors":
+        raise InputError("weights", path.name, "a .safetensors file (pickled checkpoints can run code; convert them once)")
+    try:
+        given = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError("weights", path.name, f"a readable safetensors file ({error})") from error
+    own = model.state_dict()
+    if missing := sorted(own.keys() - given.keys()):
+        raise InputError("weights", f"{path.name} without {missing[0]!r} ({len(missing)} missing)", "every tensor of the model")
+    if extra := sorted(given.keys() - own.keys()):
+        raise InputError("weights", f"{path.name} with {extra[0]!r} ({len(extra)} unknown)", "only tensors of the model")
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise InputError("weights", f"{name!r} of shape {tuple(tensor.shape)}", f"shape {tuple(own[name].shape)}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError("weights", f"{name!r} with NaN or infinity", "finite numbers")
+    model.load_state_dict(given)
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a model's state as safetensors, whole or not at all. Tensors that share memory are written each."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_atomic(path, save(state))
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's state: names, shapes, dtypes and values."""
+    return sha256_tensors(dict(model.state_dict()))

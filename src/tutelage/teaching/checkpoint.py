@@ -1,0 +1,106 @@
+"""Checkpoints of our own format: one safetensors file for the tensors, one JSON file for everything else.
+
+    folder/step-00000120.safetensors    tensors
+    folder/step-00000120.json           structure, plain values, SHA-256 of the tensors; its rename is the commit
+
+A file is written under a temporary name, flushed and renamed, so a kill at any moment leaves whole checkpoints only.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tutelage.core.errors import CheckpointError
+from tutelage.core.files import sha256_file, write_atomic, write_json
+
+FORMAT = "tutelage-checkpoint-1"
+KEEP = 2
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write `state` (nested dicts, lists, tuples, tensors, numbers, strings, None) and drop all but the newest two."""
+    tensors: dict[str, Tensor] = {}
+    structure = _encode(state, "", tensors)
+    stem = folder / f"step-{step:08d}"
+    write_atomic(stem.with_suffix(".safetensors"), save(tensors))
+    digest = sha256_file(stem.with_suffix(".safetensors"))
+    write_json(stem.with_suffix(".json"), {"format": FORMAT, "step": step, "sha256": digest, "state": structure})
+    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    return stem.with_suffix(".json")
+
+
+def load_checkpoint(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """(step, state) of the newest good checkpoint, or None if there is none.
+
+    A damaged one is named in a warning and the one before it is used; only damaged ones raise CheckpointError.
+    """
+    candidates = sorted(folder.glob("step-*.json"), reverse=True)
+    problem = ""
+    for path in candidates:
+        try:
+            return _read(path)
+        except CheckpointError as error:
+            problem = str(error)
+            warnings.warn(f"{problem}; trying the one before it", stacklevel=2)
+    if problem:
+        raise CheckpointError(f"{problem}; there is no earlier one (delete {folder} to start again)")
+    return None
+
+
+def _read(path: Path) -> tuple[int, dict[str, Any]]:
+    try:
+        header = json.loads(path.read_text())
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"checkpoint {path.name} has format {header['format']!r}, wanted {FORMAT!r}")
+        data = path.with_suffix(".safetensors")
+        if sha256_file(data) != header["sha256"]:
+            raise CheckpointError(f"checkpoint {path.name}: its tensors are truncated or were changed")
+        return int(header["step"]), _decode(header["state"], load(data.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path.name} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON for `value`; tensors go to `tensors` under their path. What JSON would change is wrapped in {"!": kind}."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"!": "tensor", "at": path}
+    if isinstance(value, dict):
+        items = [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        return {"!": "dict", "items": items}
+    if isinstance(value, list | tuple):
+        items = [_encode(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
+        return {"!": "tuple", "items": items} if isinstance(value, tuple) else items
+    if isinstance(value, float) and not (value - value == 0):
+        return {"!": "float", "value": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.dtype | torch.device):
+        return str(value)
+    raise CheckpointError(f"the state at {path or '/'} is a {type(value).__name__}, which a checkpoint cannot hold")
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value["!"]
+    if kind == "tensor":
+        return tensors[value["at"]]
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in value["items"]}
+    if kind == "tuple":
+        return tuple(_decode(item, tensors) for item in value["items"])
+    if kind == "float":
+        return float(value["value"])
+    raise KeyError(kind)

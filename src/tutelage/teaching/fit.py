@@ -1,0 +1,448 @@
+"""The training loop. One for every method: a method is an objective, and `fit` does the rest.
+
+`fit` owns schedules, averaging, validation and selection, metrics, checkpoints and clean stops. It runs on Accelerate, so
+a user's Accelerator brings devices, mixed precision and gradient accumulation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
+
+from tutelage.core.errors import CheckpointError, InputError, Interrupted, NotFinite
+from tutelage.core.files import write_atomic
+from tutelage.core.progress import QUIET, Progress
+from tutelage.core.rng import generator, rng_state, seeded, set_rng_state
+from tutelage.core.runs import read_jsonl
+from tutelage.data.guard import refuse_test_data, training_only
+from tutelage.models.guard import evaluating
+from tutelage.teaching.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.teaching.schedules import Schedule, constant
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass
+class Context:
+    """What an objective may know besides model and batch."""
+
+    step: int
+    total: int
+    lr_scale: float  # the schedule's factor now: other rates that follow the schedule multiply by it
+    generator: torch.Generator
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done, from 0 to 1."""
+        return self.step / self.total
+
+
+class Objective(Protocol):
+    """The loss of one batch: a scalar tensor with a gradient, and things to log. May have a state_dict."""
+
+    def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, Mapping[str, Tensor | float]]: ...
+
+
+Validate = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass
+class FitResult:
+    """What came of a training.
+
+    history: one dict a logged step. epochs: one dict an epoch, with what `validate` said. best: the epoch whose weights
+    the model holds (None without selection). steps: optimiser steps taken. resumed_from: the step it was resumed at.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    resumed_from: int | None = None
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    loader: DataLoader[Any],
+    *,
+    optimizer: Optimizer,
+    epochs: int | None = None,
+    steps: int | None = None,
+    schedule: Schedule = constant,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ema: float | None = None,
+    validate: Validate | None = None,
+    select: str | None = None,
+    checkpoint: Path | str | None = None,
+    checkpoint_every: int | None = None,
+    log: Path | str | None = None,
+    log_every: int = 1,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: Progress = QUIET,
+    name: str = "training",
+) -> FitResult:
+    """Train `model` in place by `objective`; it comes back in eval mode with the last, averaged or selected weights.
+
+    epochs or steps: the length, one of them (steps are optimiser steps).
+    optimizer: over the model's parameters; its learning rates are the base that `schedule(step, total)` multiplies.
+    augment: applied to the first element of each batch, (B, ...), with the run's generator.
+    ema: decay of an exponential moving average of the weights; validation and the result are then the average's.
+    validate: model -> metrics, called after each epoch in evaluation mode; it must not read test data (SplitError).
+    select: the metric of `validate` whose highest value decides which epoch's weights are kept.
+    checkpoint: a folder. Written every `checkpoint_every` steps (default: each epoch) and on interruption; if it holds
+        a checkpoint, training goes on from it to the same final weights as an uninterrupted run. This needs a DataLoader
+        over a map-style data set; others are refused.
+    log: a JSONL file, one line every `log_every` steps and one an epoch (default: metrics.jsonl beside the checkpoint).
+    seed: of the run's generator and, while it lasts, of the global generators.
+
+    Raises NotFinite when loss or gradient is not finite (the step is not taken and the model keeps the last good
+    weights), Interrupted on Ctrl-C (after a checkpoint), InputError and SplitError before anything is computed.
+    """
+    _check(model, loader, epochs, steps, ema, validate, select, checkpoint)
+    training = _Training(
+        model, objective, loader, optimizer, schedule, augment, ema, validate, select,
+        Path(checkpoint) if checkpoint else None, checkpoint_every, Path(log) if log else None, log_every, seed,
+        accelerator, progress, name,
+    )  # fmt: skip
+    with seeded(seed, "fit"), training_only(), _sigint() as interrupted:
+        return training.run(epochs, steps, interrupted)
+
+
+def _check(
+    model: nn.Module,
+    loader: Any,
+    epochs: int | None,
+    steps: int | None,
+    ema: float | None,
+    validate: Validate | None,
+    select: str | None,
+    checkpoint: Path | str | None,
+) -> None:
+    if (epochs is None) == (steps is None):
+        raise InputError("epochs", f"epochs={epochs}, steps={steps}", "one of epochs and steps")
+    length = epochs if epochs is not None else steps
+    if not isinstance(length, int) or length < 1:
+        raise InputError("epochs" if epochs is not None else "steps", length, "an integer >= 1")
+    if not hasattr(loader, "__len__") or len(loader) == 0:
+        raise InputError("loader", type(loader).__name__, "a DataLoader with at least one batch and a length")
+    if ema is not None and not 0 < ema < 1:
+        raise InputError("ema", ema, "a decay between 0 and 1")
+    if select is not None and validate is None:
+        raise InputError("select", select, "a validate function to select by")
+    if checkpoint is not None and not _replayable(loader):
+        raise InputError(
+            "loader", type(loader).__name__, "a DataLoader over a map-style data set: no other can be resumed exactly"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("model", "no parameter that requires a gradient", "something to train")
+    with training_only():
+        refuse_test_data(loader)
+
+
+class _Training:
+    """The state of one call of `fit`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        loader: DataLoader[Any],
+        optimizer: Optimizer,
+        schedule: Schedule,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None,
+        ema: float | None,
+        validate: Validate | None,
+        select: str | None,
+        checkpoint: Path | None,
+        checkpoint_every: int | None,
+        log: Path | None,
+        log_every: int,
+        seed: int,
+        accelerator: Accelerator | None,
+        progress: Progress,
+        name: str,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = accelerator or Accelerator()
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        if world != self.accelerator.num_processes:
+            raise InputError("accelerator", f"{self.accelerator.num_processes} processes", f"the {world} that were launched")
+        self.objective, self.schedule, self.augment = objective, schedule, augment
+        self.validate, self.select = validate, select
+        self.folder, self.every, self.log_every = checkpoint, checkpoint_every, log_every
+        self.log = log or (checkpoint / "metrics.jsonl" if checkpoint else None)
+        self.progress, self.name = progress, name
+        self.raw_loader = loader
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.loader = self.accelerator.prepare_data_loader(loader) if self.accelerator.num_processes > 1 else loader
+        self.plain = self.accelerator.unwrap_model(self.model)
+        self.average = _Average(self.plain, ema) if ema is not None else None
+        self.generator = generator(seed, "fit")
+        self.result = FitResult()
+        self.best_state: dict[str, Tensor] | None = None
+        self.step = self.epoch = self.batches_done = 0
+        self.epoch_start: dict[str, Any] = {}
+
+    def run(self, epochs: int | None, steps: int | None, interrupted: threading.Event) -> FitResult:
+        start = time.monotonic()
+        per_epoch = max(1, math.ceil(len(self.loader) / self.accelerator.gradient_accumulation_steps))
+        self.total = steps if steps is not None else (epochs or 0) * per_epoch
+        self._resume()
+        with self.progress.task(self.name, self.total) as task:
+            task.advance(self.step)
+            while self.step < self.total:
+                self._one_epoch(task.advance, interrupted)
+        if self.best_state is not None:
+            self.plain.load_state_dict(self.best_state)
+        elif self.average is not None:
+            self.average.copy_to(self.plain)
+        self.plain.eval()
+        self.result.steps = self.step
+        self.result.seconds = time.monotonic() - start
+        return self.result
+
+    def _one_epoch(self, advance: Callable[..., None], interrupted: threading.Event) -> None:
+        resuming = self.batches_done
+        if resuming:
+            now = rng_state(), self.generator.get_state()
+            self._restore_epoch_start()
+        else:
+            self.epoch_start = {"rng": rng_state(), "loader": [g.get_state() for g in _generators(self.raw_loader)]}
+        batches = iter(self.loader)
+        if resuming:
+            for _ in range(resuming):
+                next(batches)
+            set_rng_state(now[0])
+            self.generator.set_state(now[1])
+        self.model.train()
+        for batch in batches:
+            logged = self._one_batch(batch)
+            self.batches_done += 1
+            if logged is None:  # gradients accumulate; no step was taken
+                continue
+            advance(1, f"loss {logged['loss']:.4f}")
+            last = self.batches_done == len(self.loader)
+            if self.every and self.step % self.every == 0 and not last:
+                self._save()
+            if interrupted.is_set():
+                self._save()
+                where = f"; run it again to go on from {self.folder}" if self.folder else ""
+                raise Interrupted(f"{self.name} stopped after step {self.step} of {self.total}{where}")
+            if self.step >= self.total:
+                break
+        self._end_of_epoch()
+
+    def _one_batch(self, batch: Any) -> dict[str, float] | None:
+        from accelerate.utils import send_to_device
+
+        batch = send_to_device(batch, self.accelerator.device)
+        if self.augment is not None:
+            batch = (self.augment(batch[0], self.generator), *batch[1:])
+        scale = self.schedule(self.step, self.total)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * scale
+        # groups of micro-batches end with the epoch, so that no checkpoint falls between two halves of a gradient
+        group_size = self.accelerator.gradient_accumulation_steps
+        stepping = (self.batches_done + 1) % group_size == 0 or self.batches_done + 1 == len(self.loader)
+        with nullcontext() if stepping else self.accelerator.no_sync(self.model):
+            loss, extra = self.objective(self.model, batch, Context(self.step, self.total, scale, self.generator))
+            if not math.isfinite(float(loss.detach())):
+                self.optimizer.zero_grad()
+                raise NotFinite(self.step, "the loss")
+            self.accelerator.backward(loss)
+        if not stepping:
+            return None
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.plain.parameters() if p.grad is not None]))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise NotFinite(self.step, "the gradient")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.plain)
+        values = {"step": self.step, "epoch": self.epoch, "loss": float(loss.detach()), "grad_norm": norm}
+        values |= {"lr_scale": scale, **{key: float(value) for key, value in extra.items()}}
+        if self.step % self.log_every == 0:
+            self.result.history.append(values)
+            self._write(values)
+        self.step += 1
+        return values
+
+    def _end_of_epoch(self) -> None:
+        values: dict[str, float] = {"epoch": self.epoch, "step": self.step}
+        if self.validate is not None:
+            with self._averaged(), evaluating(self.plain):
+                values |= {key: float(value) for key, value in self.validate(self.plain).items()}
+                if self.select is not None:
+                    if self.select not in values:
+                        raise InputError("select", self.select, f"one of the metrics of validate: {', '.join(values)}")
+                    if self.result.best is None or values[self.select] > self.result.best[self.select]:
+                        self.result.best = values
+                        self.best_state = {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
+        self.result.epochs.append(values)
+        self._write({"end_of_epoch": 1, **values})
+        self.epoch += 1
+        self.batches_done = 0
+        self._save()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if self.average is None:
+            yield
+            return
+        own = {k: v.detach().clone() for k, v in self.plain.state_dict().items()}
+        self.average.copy_to(self.plain)
+        try:
+            yield
+        finally:
+            self.plain.load_state_dict(own)
+
+    def _write(self, values: Mapping[str, float]) -> None:
+        if self.log is None or not self.accelerator.is_main_process:
+            return
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as file:
+            file.write(json.dumps(dict(values)) + "\n")
+
+    def _save(self) -> None:
+        if self.folder is None or not self.accelerator.is_main_process:
+            return
+        state = {
+            "total": self.total,
+            "step": self.step,
+            "epoch": self.epoch,
+            "batches_done": self.batches_done,
+            "epoch_start": self.epoch_start if self.batches_done else {},
+            "loader": [g.get_state() for g in _generators(self.raw_loader)],
+            "model": dict(self.plain.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "objective": _state_of(self.objective),
+            "average": self.average.state if self.average else None,
+            "generator": self.generator.get_state(),
+            "rng": rng_state(),
+            "best": self.result.best,
+            "best_state": self.best_state,
+            "epochs": self.result.epochs,
+        }
+        save_checkpoint(self.folder, self.step, state)
+
+    def _resume(self) -> None:
+        found = load_checkpoint(self.folder) if self.folder is not None else None
+        if found is None:
+            return
+        self.step, state = found
+        own = {k: tuple(v.shape) for k, v in self.plain.state_dict().items()}
+        if {k: tuple(v.shape) for k, v in state["model"].items()} != own:
+            raise CheckpointError(f"the checkpoint in {self.folder} is of another model; give another folder or delete it")
+        if state["total"] != self.total:
+            raise CheckpointError(
+                f"the checkpoint in {self.folder} is of a run of {state['total']} steps, this one has {self.total}"
+            )
+        self.plain.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        _load_state_of(self.objective, state["objective"])
+        if self.average is not None:
+            self.average.state = {k: v.to(self.accelerator.device) for k, v in state["average"].items()}
+        self.generator.set_state(state["generator"])
+        for g, saved in zip(_generators(self.raw_loader), state["loader"], strict=True):
+            g.set_state(saved)
+        set_rng_state(state["rng"])
+        self.epoch, self.batches_done, self.epoch_start = state["epoch"], state["batches_done"], state["epoch_start"]
+        self.result.best, self.best_state, self.result.epochs = state["best"], state["best_state"], state["epochs"]
+        self.result.resumed_from = self.step
+        if self.log is not None and self.log.exists():
+            # lines written after the checkpoint will be written again
+            lines = read_jsonl(self.log)
+            kept = [row for row in lines if (row["step"] <= self.step if "end_of_epoch" in row else row["step"] < self.step)]
+            self.result.history = [row for row in kept if "end_of_epoch" not in row]
+            write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def _restore_epoch_start(self) -> None:
+        set_rng_state(self.epoch_start["rng"])
+        for g, saved in zip(_generators(self.raw_loader), self.epoch_start["loader"], strict=True):
+            g.set_state(saved)
+
+
+class _Average:
+    """Exponential moving average of parameters; buffers are copied."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.learned = {k for k, _ in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        for key, value in model.state_dict().items():
+            if key in self.learned:
+                self.state[key].lerp_(value, 1 - self.decay)
+            else:
+                self.state[key].copy_(value)
+
+    def copy_to(self, model: nn.Module) -> None:
+        model.load_state_dict(self.state)
+
+
+def _state_of(thing: Any) -> Any:
+    return thing.state_dict() if hasattr(thing, "state_dict") else None
+
+
+def _load_state_of(thing: Any, state: Any) -> None:
+    if state is not None and hasattr(thing, "load_state_dict"):
+        thing.load_state_dict(state)
+
+
+def _replayable(loader: Any) -> bool:
+    return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """Every generator that decides a loader's order, each once."""
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    holders = [loader, sampler, getattr(sampler, "sampler", None), batches, getattr(batches, "sampler", None)]
+    found: list[torch.Generator] = []
+    for holder in holders:
+        one = getattr(holder, "generator", None)
+        if isinstance(one, torch.Generator) and not any(one is other for other in found):
+            found.append(one)
+    return found
+
+
+@contextmanager
+def _sigint() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that training stops at a clean point; a second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,24 @@
+"""Everything that can go wrong with an input: budgets, objectives and the attack engine."""
+
+from tutelage.threats.budgets import L2, Budget, Linf, parse_budget
+from tutelage.threats.engine import FGSM, PGD, AttackResult
+from tutelage.threats.objectives import AttackBatch, cross_entropy, kl_to_reference, margin, misclassified
+from tutelage.threats.suite import Suite, SuiteResult, parse_threat
+
+__all__ = [
+    "FGSM",
+    "L2",
+    "PGD",
+    "AttackBatch",
+    "AttackResult",
+    "Budget",
+    "Linf",
+    "Suite",
+    "SuiteResult",
+    "cross_entropy",
+    "kl_to_reference",
+    "margin",
+    "misclassified",
+    "parse_budget",
+    "parse_threat",
+]

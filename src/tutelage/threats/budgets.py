@@ -1,0 +1,135 @@
+"""Budgets: the geometry of a threat. How far may an input move, and how is a move drawn, measured and cut back?
+
+A budget knows no model and no loss. `eps` is one number or one a sample; distances are in input units (pixels in [0, 1]).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from tutelage.core.errors import InputError
+from tutelage.core.rng import Noise, normal, uniform
+
+
+def _per_sample(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """Shape (B,) -> (B, 1, ...) on the device of `like`; numbers pass."""
+    if isinstance(value, Tensor):
+        return value.to(like).reshape(-1, *[1] * (like.dim() - 1))
+    return value
+
+
+@dataclass(frozen=True)
+class Budget(ABC):
+    """All inputs within distance `eps` (a number > 0, or a tensor (B,) of them >= 0) of x."""
+
+    eps: float | Tensor
+    norm: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        eps = torch.as_tensor(self.eps, dtype=torch.float64)
+        if eps.dim() > 1 or not bool(torch.isfinite(eps).all()) or bool((eps < 0).any()):
+            raise InputError("eps", self.eps, "a finite number >= 0, or one a sample")
+
+    def take(self, index: Tensor) -> Self:
+        """The budget of a part of the batch."""
+        return replace(self, eps=self.eps[index.to(self.eps.device)]) if isinstance(self.eps, Tensor) else self
+
+    def scaled(self, factor: float) -> Self:
+        return replace(self, eps=self.eps * factor)
+
+    @abstractmethod
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """The point of the budget around x that is nearest to x_adv. Shapes (B, ...)."""
+
+    @abstractmethod
+    def sample(self, x: Tensor, noise: Noise) -> Tensor:
+        """A perturbation drawn uniformly from the budget, drawn on the CPU; shape of x."""
+
+    @abstractmethod
+    def size(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """Distance of each x_adv from its x, shape (B,)."""
+
+    @abstractmethod
+    def steepest(self, grad: Tensor) -> Tensor:
+        """The direction of unit size along which a linear function with gradient `grad` rises fastest."""
+
+    def __str__(self) -> str:
+        eps = self.eps
+        text = "per-sample" if isinstance(eps, Tensor) else f"{eps:g}"
+        if isinstance(eps, float) and 0 < eps < 1 and math.isclose(eps * 255, round(eps * 255), rel_tol=1e-9):
+            text = f"{round(eps * 255)}/255"
+        return f"{self.norm}@{text}"
+
+
+@dataclass(frozen=True)
+class Linf(Budget):
+    """Every coordinate moves by at most eps."""
+
+    norm: ClassVar[str] = "linf"
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        eps = _per_sample(self.eps, x)
+        return torch.min(torch.max(x_adv, x - eps), x + eps)
+
+    def sample(self, x: Tensor, noise: Noise) -> Tensor:
+        return (uniform(x.shape, noise).to(x) * 2 - 1) * _per_sample(self.eps, x)
+
+    def size(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return (x_adv - x).abs().flatten(1).amax(1)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        return grad.sign()
+
+
+@dataclass(frozen=True)
+class L2(Budget):
+    """The Euclidean distance is at most eps."""
+
+    norm: ClassVar[str] = "l2"
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        delta = x_adv - x
+        norm = _flat_norm(delta)
+        eps = torch.as_tensor(_per_sample(self.eps, x)).to(norm)
+        return x + delta * torch.where(norm > eps, eps / norm.clamp_min(1e-12), torch.ones_like(norm))
+
+    def sample(self, x: Tensor, noise: Noise) -> Tensor:
+        # uniform in the ball: a uniform direction and a radius distributed as u^(1/d)
+        direction = normal(x.shape, noise).to(x)
+        u = uniform((x.shape[0], *[1] * (x.dim() - 1)), noise).to(x)
+        radius = u ** (1 / max(1, x[0].numel())) * _per_sample(self.eps, x)
+        return direction / _flat_norm(direction).clamp_min(1e-12) * radius
+
+    def size(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return (x_adv - x).flatten(1).norm(dim=1)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        return grad / _flat_norm(grad).clamp_min(1e-12)
+
+
+def _flat_norm(x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+
+
+BUDGETS: dict[str, type[Budget]] = {"linf": Linf, "l2": L2}
+
+
+def parse_budget(text: str) -> Budget:
+    """`linf@8/255` or `l2@0.5` -> a budget. eps must be above 0 here."""
+    match = re.fullmatch(r"\s*(\w+)@([0-9.eE+-]+)(?:/([0-9.eE+-]+))?\s*", text)
+    if not match or match[1].lower() not in BUDGETS:
+        raise InputError("threats", text, f"NORM@EPS with NORM one of {', '.join(BUDGETS)}, such as linf@8/255 or l2@0.5")
+    try:
+        eps = float(match[2]) / float(match[3] or 1)
+    except (ValueError, ZeroDivisionError):
+        raise InputError("threats", text, "a number as EPS, such as 0.1 or 8/255") from None
+    if not (math.isfinite(eps) and eps > 0):
+        raise InputError("threats", text, "an EPS above 0")
+    return BUDGETS[match[1].lower()](eps)

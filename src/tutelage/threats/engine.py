@@ -1,0 +1,262 @@
+"""The attack engine: search x geometry x objective, each chosen apart.
+
+`run` is the careful one, for audits: it checks its inputs, retires samples as soon as they are broken and goes on with
+a smaller batch, counts passes, keeps the strongest point seen, and verifies at the end that every x_adv is inside the
+budget and the input range. Calling an attack is the bare one, for training: the last iterate of exactly `steps`
+forward and backward passes. Both hold the model in evaluation mode and hand it back as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.core.errors import AttackError, InputError
+from tutelage.core.rng import Noise, normal
+from tutelage.models.checks import check_inputs, check_labels, check_logits
+from tutelage.models.guard import evaluating
+from tutelage.threats.budgets import Budget
+from tutelage.threats.objectives import AttackBatch, Objective, cross_entropy, misclassified
+
+TOLERANCE = 1e-5  # of a distance, relative to eps and to the input range: rounding of x + delta in float32
+
+
+@dataclass
+class AttackResult:
+    """What an attack found for each of the B samples, in their order.
+
+    x_adv: (B, ...) the first point that succeeded, else the one of highest objective seen (never below its start).
+    success: (B,) bool. A sample that was misclassified from the start is a success with x_adv = x.
+    loss: (B,) the objective at x_adv. forward, backward: samples passed through the model, summed over the attack.
+    warnings: reasons to distrust the result.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    loss: Tensor
+    forward: int
+    backward: int
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent in a budget (Madry et al. 2018): x <- P(x + step_size * steepest(grad)).
+
+    step_size: in input units; default 2.5 * eps / steps. start: "uniform" in the budget, "gaussian" noise of standard
+    deviation `start_std` (then projected), or "clean". objective: maximised; called on (outputs, batch), gives (B,).
+    restarts: independent starts, each on what is still unbroken. targeted: `run` and the call then need `target`.
+    bounds: the range of valid inputs, None for none. eot: gradients averaged over that many passes, for randomised
+    models. project(x, x_adv): a further constraint, applied before the budget. accept(outputs, batch): success, (B,)
+    bool. retire=False keeps broken samples in the batch and goes on climbing.
+    """
+
+    budget: Budget
+    steps: int = 20
+    step_size: float | None = None
+    objective: Objective = cross_entropy
+    restarts: int = 1
+    start: Literal["uniform", "gaussian", "clean"] = "uniform"
+    start_std: float = 0.001
+    targeted: bool = False
+    bounds: tuple[float, float] | None = (0.0, 1.0)
+    retire: bool = True
+    eot: int = 1
+    project: Callable[[Tensor, Tensor], Tensor] | None = None
+    accept: Callable[[Tensor, AttackBatch], Tensor] = misclassified
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, Budget):
+            raise InputError("budget", self.budget, "a Budget such as Linf(8/255)")
+        for name, value in (("steps", self.steps), ("restarts", self.restarts), ("eot", self.eot)):
+            if not isinstance(value, int) or value < 1:
+                raise InputError(name, value, "an integer >= 1")
+        if self.step_size is not None and not self.step_size > 0:
+            raise InputError("step_size", self.step_size, "a number > 0, in input units")
+        if self.start not in ("uniform", "gaussian", "clean"):
+            raise InputError("start", self.start, "uniform, gaussian or clean")
+
+    @property
+    def name(self) -> str:
+        base = f"PGD-{self.steps}" + (f" x{self.restarts}" if self.restarts > 1 else "")
+        return f"{base} {self.objective.__name__}" if hasattr(self.objective, "__name__") else base
+
+    def __call__(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        model: nn.Module,
+        generator: Noise,
+        target: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> Tensor:
+        """The last iterate from one start: x' (B, ...) inside the budget, after `steps` forward and backward passes.
+
+        Nothing is checked, retired or verified: this is the inner loop of training. y may be missing for an objective
+        that does not use labels.
+        """
+        labels = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
+        batch = AttackBatch(x, labels, target, reference)
+        with evaluating(model, verify=False):
+            x_adv = self._initial(x, self.budget, generator)
+            for _ in range(self.steps):
+                _, _, grad = self._gradient(model, batch, x_adv)
+                x_adv = self._move(x, x_adv, grad, self.budget)
+        return x_adv
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+        *,
+        target: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> AttackResult:
+        """Attack x (B, ...) with labels y (B,). The model must return logits (B, classes).
+
+        The noise of a sample depends on `generator` and the sample's place in the data, not on the batch size.
+        Raises InputError for bad inputs, ModelChanged if a buffer of the model changed, AttackError if a point left
+        its budget.
+        """
+        seeds = torch.randint(2**62, (len(x) if isinstance(x, Tensor) else 0,), generator=generator)
+        return self.run_seeded(model, x, y, seeds, target=target, reference=reference)
+
+    def run_seeded(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        seeds: Tensor,
+        *,
+        target: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> AttackResult:
+        """`run` with the seed of each sample's noise given, (B,) int64 on the CPU."""
+        check_inputs(x, self.bounds)
+        check_labels(y, len(x))
+        if self.targeted != (target is not None):
+            raise InputError("target", target, "target classes (B,) if and only if the attack is targeted")
+        if isinstance(self.budget.eps, Tensor) and self.budget.eps.shape != (len(x),):
+            raise InputError("eps", f"shape {tuple(self.budget.eps.shape)}", f"one number, or one a sample ({len(x)},)")
+        batch = AttackBatch(x, y, target, reference)
+        with evaluating(model):
+            result = self._search(model, batch, seeds)
+        self._verify(x, result.x_adv)
+        return result
+
+    def _search(self, model: nn.Module, batch: AttackBatch, seeds: Tensor) -> AttackResult:
+        n = len(batch.x)
+        with torch.no_grad():
+            logits = check_logits(model(batch.x), n)
+            check_labels(batch.y, n, logits.shape[1])
+            if batch.target is not None:
+                check_labels(batch.target, n, logits.shape[1], name="target")
+            found = AttackResult(batch.x.clone(), self.accept(logits, batch), self.objective(logits, batch), n, 0)
+        for restart in range(self.restarts):
+            active = (~found.success).nonzero().squeeze(1) if self.retire else torch.arange(n, device=batch.x.device)
+            if not len(active):
+                break
+            # one generator a sample and restart: retired neighbours and batch size do not change the noise
+            noise = [torch.Generator().manual_seed(int(seed) + restart) for seed in seeds[active.cpu()]]
+            self._climb(model, batch, active, noise, found, first=restart == 0)
+        return found
+
+    def _climb(
+        self, model: nn.Module, batch: AttackBatch, active: Tensor, noise: Noise, found: AttackResult, *, first: bool
+    ) -> None:
+        part, budget = batch.take(active), self.budget.take(active)
+        x_adv = self._initial(part.x, budget, noise)
+        for step in range(self.steps + 1):
+            last = step == self.steps
+            if last:
+                with torch.no_grad():
+                    logits = model(x_adv)
+                    loss, grad = self.objective(logits, part), x_adv
+            else:
+                logits, loss, grad = self._gradient(model, part, x_adv)
+                found.backward += len(active) * self.eot
+                if step == 0 and first and (share := _share_of_zeros(grad)) > 0.05:
+                    found.warnings.append(f"the gradient is zero for {share:.0%} of the samples")
+            found.forward += len(active) * (1 if last else self.eot)
+            broken = self.accept(logits, part)
+            if not bool(torch.isfinite(loss).all()):
+                raise InputError("model", "NaN or infinity inside the budget", "finite logits and a finite objective")
+            _keep(found, active, x_adv, loss, broken)
+            if last:
+                return
+            if self.retire and bool(broken.any()):
+                left = (~broken).nonzero().squeeze(1)
+                if not len(left):
+                    return
+                active, part, budget, x_adv, grad = active[left], part.take(left), budget.take(left), x_adv[left], grad[left]
+            x_adv = self._move(part.x, x_adv, grad, budget)
+
+    def _gradient(self, model: nn.Module, batch: AttackBatch, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x_adv = x_adv.detach().requires_grad_()
+        with torch.enable_grad():
+            for i in range(self.eot):
+                logits = model(x_adv)
+                loss = self.objective(logits, batch)
+                (one,) = torch.autograd.grad(loss.sum(), x_adv)
+                grad = one if i == 0 else grad + one
+        return logits.detach(), loss.detach(), grad
+
+    def _initial(self, x: Tensor, budget: Budget, noise: Noise) -> Tensor:
+        if self.start == "clean":
+            return x
+        if self.start == "uniform":
+            return self._cut(x, x + budget.sample(x, noise), budget)
+        return self._cut(x, x + self.start_std * normal(x.shape, noise).to(x), budget)
+
+    def _move(self, x: Tensor, x_adv: Tensor, grad: Tensor, budget: Budget) -> Tensor:
+        step: float | Tensor
+        if self.step_size is not None:
+            step = self.step_size
+        else:
+            step = 2.5 / self.steps * budget.eps
+            if isinstance(step, Tensor):
+                step = step.to(x).reshape(-1, *[1] * (x.dim() - 1))
+        return self._cut(x, x_adv + step * budget.steepest(grad), budget)
+
+    def _cut(self, x: Tensor, x_adv: Tensor, budget: Budget) -> Tensor:
+        if self.project is not None:
+            x_adv = self.project(x, x_adv)
+        x_adv = budget.project(x, x_adv)
+        return x_adv if self.bounds is None else x_adv.clamp(*self.bounds)
+
+    def _verify(self, x: Tensor, x_adv: Tensor) -> None:
+        eps = torch.as_tensor(self.budget.eps).to(x)
+        excess = float((self.budget.size(x, x_adv) - eps * (1 + TOLERANCE)).max())
+        if excess > TOLERANCE:
+            raise AttackError(f"{self.name}: a point is {excess:.3g} outside its budget {self.budget}")
+        if self.bounds is not None:
+            check_inputs(x_adv, self.bounds, name="x_adv")
+
+
+def FGSM(budget: Budget, *, objective: Objective = cross_entropy, targeted: bool = False) -> PGD:  # noqa: N802
+    """The fast gradient sign method (Goodfellow et al. 2015): one step of length eps from the clean input."""
+    if isinstance(budget.eps, Tensor):
+        raise InputError("eps", "one a sample", "one number: FGSM takes a single step of that length")
+    return PGD(budget, steps=1, step_size=float(budget.eps), start="clean", objective=objective, targeted=targeted)
+
+
+def _keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, broken: Tensor) -> None:
+    """Remember a point if it breaks a sample that was unbroken, or climbs higher in the same state."""
+    had, best = found.success[active], found.loss[active]
+    better = (broken & ~had) | ((broken == had) & (loss > best))
+    index = active[better]
+    found.x_adv[index] = x_adv[better]
+    found.loss[index] = loss[better]
+    found.success[index] = broken[better]
+
+
+def _share_of_zeros(grad: Tensor) -> float:
+    return float((grad.flatten(1).abs().amax(1) == 0).float().mean())
+
