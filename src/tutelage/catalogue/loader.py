@@ -103,7 +103,8 @@ def search(text: str) -> tuple[System, ...]:
 def _system(entry: dict[str, Any]) -> System:
     claim = _typed(PrimaryClaim, entry["claim"], entry["slug"])
     headline = tuple(_typed(Figure, figure, entry["slug"]) for figure in entry["headline"])
-    return _typed(System, {**entry, "claim": claim, "headline": headline}, entry["slug"])
+    system: System = _typed(System, {**entry, "claim": claim, "headline": headline}, entry["slug"])
+    return system
 
 
 def _typed(kind: type, values: dict[str, Any], slug: str) -> Any:

@@ -170,7 +170,9 @@ def load_claim(slug: str) -> Claim:
     except ModuleNotFoundError as error:
         if error.name and system.claim_module.startswith(error.name):
             raise MissingError(f"{slug} is planned: its claim is not built yet (`tutelage list` shows what is)") from error
-        raise MissingError(f"{slug} needs {error.name}, which is not installed (`tutelage doctor` says how to get it)") from error
+        raise MissingError(
+            f"{slug} needs {error.name}, which is not installed (`tutelage doctor` says how to get it)"
+        ) from error
     claim: Claim = module.CLAIM
     return claim
 

@@ -24,6 +24,7 @@ NEUTRAL = (
     "tutelage.core.progress",
     "tutelage.core.runs",
     "tutelage.core.stats",
+    "tutelage.data.checks",
     "tutelage.data.guard",
     "tutelage.data.readers",
     "tutelage.data.sets",

@@ -45,7 +45,8 @@ def build_net(name: str, data: ImageSet, seed: int) -> nn.Module:
     with seeded(seed, "init", name):
         if name in NETS:
             # channels-last convolutions are the faster ones on CPUs
-            return NETS[name](channels, height, len(data.classes)).to(memory_format=torch.channels_last)
+            net = NETS[name](channels, height, len(data.classes))
+            return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
         if ":" in name:
             return load_model(name).train()
     raise InputError("net", name, f"one of {', '.join(NETS)}, or a factory 'package.module:function'")
@@ -67,7 +68,7 @@ class Recipe:
 
     @property
     def augment(self) -> Augment | None:
-        parts = [random_flip] if self.flip else []
+        parts: list[Augment] = [random_flip] if self.flip else []
         if self.shift:
             parts.append(random_shift(self.shift))
         return composed(*parts) if parts else None

@@ -69,7 +69,6 @@ class Cache:
 
 def _intact(folder: Path) -> bool:
 
-
     try:
         files = json.loads((folder / "manifest.json").read_text())["files"]
         return all(sha256_file(folder / name) == digest for name, digest in files.items())

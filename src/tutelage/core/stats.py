@@ -236,9 +236,7 @@ def decide(differences: npt.ArrayLike, *, margin: float, kind: Kind) -> Decision
     return Decision(mean, interval, method, units.size, verdict)
 
 
-def _student_t(
-    argument: str, values: npt.NDArray[np.float64], level: float, method: str
-) -> tuple[float, float, Interval]:
+def _student_t(argument: str, values: npt.NDArray[np.float64], level: float, method: str) -> tuple[float, float, Interval]:
     """Mean, standard error and interval. Equal values have an error of exactly zero, whatever their mean rounds to."""
     level = _level(level)
     n = values.size

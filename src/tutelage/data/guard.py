@@ -25,8 +25,10 @@ def refuse_test_data(data: object) -> None:
     """Raise SplitError if `data`, or a data set that it wraps (`.dataset`), is test data and something is being fitted."""
     if not _fitting.get():
         return
-    seen: object | None = data
-    while seen is not None:
-        if getattr(seen, "split", "") == "test":
+    open_ends: list[object] = [data]
+    while open_ends:
+        one = open_ends.pop()
+        if getattr(one, "split", "") == "test":
             raise SplitError("data", "test data inside a fit", "training data, and validation data for selection")
-        seen = getattr(seen, "dataset", None)
+        inner = [getattr(one, "dataset", None), *getattr(one, "datasets", ())]  # Subset and loaders; ConcatDataset
+        open_ends += [part for part in inner if part is not None]

@@ -15,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from tutelage.core.errors import InputError
 from tutelage.core.files import sha256_tensors
 from tutelage.core.rng import numpy_generator
+from tutelage.data.checks import check_image_arrays
 from tutelage.data.guard import refuse_test_data
 
 Split = Literal["train", "validation", "test", ""]
@@ -74,12 +75,12 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         mask = torch.from_numpy(chosen)
         return self.take(mask.logical_not().nonzero().squeeze(1)), self.take(mask.nonzero().squeeze(1), split)
 
-    def loader(
-        self, batch_size: int, *, generator: torch.Generator | None = None, drop_last: bool = False
-    ) -> DataLoader[Any]:
+    def loader(self, batch_size: int, *, generator: torch.Generator | None = None, drop_last: bool = False) -> DataLoader[Any]:
         """Batches (x, y); shuffled by `generator`, or in order without one. Whole batches are sliced at once."""
         order: Sampler[int] = SequentialSampler(self) if generator is None else RandomSampler(self, generator=generator)
-        return DataLoader(self, sampler=BatchSampler(order, batch_size, drop_last), batch_size=None)
+        batches = BatchSampler(order, batch_size, drop_last)
+        # a loader draws a seed for its workers; without a generator of its own it would draw from the global one
+        return DataLoader(self, sampler=batches, batch_size=None, generator=generator or torch.Generator())
 
     def describe(self) -> dict[str, Any]:
         """The entry of this set in a result."""
@@ -91,27 +92,6 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
             "sha256": self.sha256,
             **self.origin,
         }
-
-
-def check_image_arrays(images: Tensor, labels: Tensor, classes: int | None) -> None:
-    """Raise InputError unless images are (N, 1 or 3, H, W) in uint8 or [0, 1] and labels are (N,) integers from 0."""
-    if images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise InputError("image", f"shape {tuple(images.shape)}", "(N, C, H, W) with 1 or 3 channels")
-    if len(images) == 0:
-        raise InputError("image", "no images", "at least one")
-    if images.dtype not in (torch.uint8, torch.float32):
-        raise InputError("image", f"dtype {images.dtype}", "uint8, or float32 in [0, 1]")
-    if images.dtype == torch.float32:
-        low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):
-            hint = "NaN" if low != low or high != high else f"values from {low:.4g} to {high:.4g}"
-            raise InputError("image", hint, "float images in [0, 1] (give 0-255 images as uint8; normalise inside the model)")
-    if labels.shape != (len(images),) or labels.dtype != torch.int64:
-        raise InputError("label", f"{labels.dtype} of shape {tuple(labels.shape)}", f"integers of shape ({len(images)},)")
-    if int(labels.min()) < 0:
-        raise InputError("label", int(labels.min()), "labels from 0")
-    if classes is not None and int(labels.max()) >= classes:
-        raise InputError("label", int(labels.max()), f"labels below the number of classes, {classes}")
 
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -132,7 +112,12 @@ def random_shift(pixels: int) -> Augment:
         top, left = torch.randint(0, 2 * pixels + 1, (2, b), generator=generator).to(x.device)
         rows = (top[:, None] + torch.arange(h, device=x.device))[:, None, :, None]
         columns = (left[:, None] + torch.arange(w, device=x.device))[:, None, None, :]
-        return padded[torch.arange(b, device=x.device)[:, None, None, None], torch.arange(c, device=x.device)[None, :, None, None], rows, columns]
+        return padded[
+            torch.arange(b, device=x.device)[:, None, None, None],
+            torch.arange(c, device=x.device)[None, :, None, None],
+            rows,
+            columns,
+        ]
 
     return shift
 

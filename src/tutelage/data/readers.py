@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_file
-from tutelage.data.images import ImageSet, check_image_arrays
+from tutelage.data.checks import check_image_arrays
+from tutelage.data.images import ImageSet
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
@@ -65,8 +66,8 @@ def read_images(path: Path, *, classes: Sequence[str] | None = None, size: int |
     if not path.exists():
         raise MissingError(f"data: there is no file or folder {path}")
     if path.is_dir():
-        images, labels, names = _read_folder(path, size)
-        return _from_arrays(images, labels, classes or names, path.name)
+        images, labels, found = _read_folder(path, size)
+        return _from_arrays(images, labels, classes or found, path.name)
     origin = {"file": path.name, "file_sha256": sha256_file(path)}
     if path.suffix == ".npz":
         images, labels, names = _read_npz(path)
@@ -97,7 +98,9 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor, list[str] | None]:
         with np.load(path, allow_pickle=False) as arrays:
             for key in ("image", "label"):
                 if key not in arrays:
-                    raise InputError("data", f"{path.name} with keys {', '.join(arrays.files) or 'none'}", "keys image and label")
+                    raise InputError(
+                        "data", f"{path.name} with keys {', '.join(arrays.files) or 'none'}", "keys image and label"
+                    )
             return torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"]), None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
         if isinstance(error, InputError):
@@ -152,7 +155,9 @@ def _stack(arrays: list[np.ndarray]) -> Tensor:
         arrays = [np.repeat(array, 3, 0) if array.shape[0] == 1 else array for array in arrays]
     shapes = sorted({array.shape[1:] for array in arrays})
     if len(shapes) > 1:
-        raise InputError("data", f"images of {len(shapes)} sizes, such as {shapes[0]} and {shapes[-1]}", "one size (or --size N)")
+        raise InputError(
+            "data", f"images of {len(shapes)} sizes, such as {shapes[0]} and {shapes[-1]}", "one size (or --size N)"
+        )
     return torch.from_numpy(np.stack(arrays))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tutelage.core.errors import InputError
+
 
 class SmallCNN(nn.Module):
     """Two convolutions and two linear layers: images (B, C, H, W) in [0, 1] -> logits (B, classes).
@@ -25,6 +27,8 @@ class SmallCNN(nn.Module):
         unshuffle: bool = True,
     ) -> None:
         super().__init__()
+        if size < 4 or size % 4:
+            raise InputError("size", size, "a multiple of 4: the net halves its images twice")
         hidden = hidden or 4 * width
         stem: list[nn.Module] = [nn.PixelUnshuffle(2)] if unshuffle else []
         first = 4 * channels if unshuffle else channels

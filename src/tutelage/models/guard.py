@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.core.errors import ModelChanged
 
@@ -33,13 +33,21 @@ def evaluating(model: nn.Module, *, verify: bool = True) -> Iterator[nn.Module]:
             module.training = mode
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+        now = dict(model.named_buffers()) if verify else {}
         with torch.no_grad():
             for name, buffer, before in buffers:
-                if not torch.equal(buffer, before):
+                if now.get(name) is not buffer or not _same(buffer, before):
                     changed.append(name)
                     buffer.copy_(before)
+                    owner, _, last = name.rpartition(".")
+                    setattr(model.get_submodule(owner), last, buffer)
     if changed:
         raise ModelChanged(
             f"model: buffer {changed[0]!r} changed while the model was only being evaluated (it was put back); "
             "a module that updates itself in eval mode cannot be audited or used as a teacher"
         )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal everywhere, NaN where the other is NaN."""
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())

@@ -25,7 +25,7 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
     Raises InputError or MissingError before anything is computed.
     """
     module_name, _, attribute = factory.rpartition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or (module_name.startswith(".") and not module_name.endswith(".py")):
         raise InputError("model", factory, "a factory 'package.module:function' or 'file.py:function'")
     target: object = _import(module_name)
     for part in attribute.split("."):
@@ -54,7 +54,8 @@ def _import(name: str) -> object:
         if not path.is_file():
             raise MissingError(f"model: there is no file {name}")
         spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)
         spec.loader.exec_module(module)

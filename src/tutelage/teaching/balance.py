@@ -30,6 +30,8 @@ class LossBalancer:
             raise InputError("names", names, "at least one name, each once")
         if not 0 <= rate <= 1:
             raise InputError("rate", rate, "a number from 0 to 1")
+        if not (math.isfinite(b) and b >= 0):
+            raise InputError("b", b, "a finite number >= 0")
         start = dict.fromkeys(names, 1 / len(names)) if weights is None else dict(weights)
         if set(start) != set(names) or min(start.values()) < 0 or not math.isclose(sum(start.values()), 1, abs_tol=1e-6):
             raise InputError("weights", dict(start), f"weights >= 0 that sum to 1 for {', '.join(names)}")
@@ -38,8 +40,10 @@ class LossBalancer:
         self.initial: dict[str, float] | None = None
 
     def update(self, losses: Mapping[str, float], *, scale: float = 1.0) -> dict[str, float]:
-        """New weights after this batch's losses (detached, finite numbers, >= 0). `scale` multiplies the rate, as a schedule may."""
+        """New weights after this batch's losses (detached, finite, >= 0). `scale` multiplies the rate, as a schedule may."""
         _same_names(losses, self.weights)
+        if self.rate == 0:
+            return dict(self.weights)
         if any(not math.isfinite(value) or value < 0 for value in losses.values()):
             raise InputError("losses", dict(losses), "finite numbers >= 0")
         if self.initial is None:
@@ -59,6 +63,7 @@ class LossBalancer:
         return {"weights": dict(self.weights), "initial": None if self.initial is None else dict(self.initial)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        _same_names(state["weights"], self.weights)
         self.weights, self.initial = dict(state["weights"]), state["initial"]
 
 
@@ -74,12 +79,12 @@ class EntropyBalancer:
     def __init__(self, names: Sequence[str], *, rate: float = 0.001, bounds: tuple[float, float] = (1.0, 10.0)) -> None:
         if len(names) < 2 or len(set(names)) != len(names):
             raise InputError("names", names, "at least two names, each once")
-        if rate < 0:
-            raise InputError("rate", rate, "a number >= 0")
-        if not 0 < bounds[0] <= bounds[1]:
+        if not (math.isfinite(rate) and rate >= 0):
+            raise InputError("rate", rate, "a finite number >= 0")
+        if not (0 < bounds[0] <= bounds[1] < math.inf):
             raise InputError("bounds", bounds, "0 < low <= high")
         self.rate, self.bounds = rate, bounds
-        self.temperatures: dict[str, float] = dict.fromkeys(names, max(1.0, bounds[0]))
+        self.temperatures: dict[str, float] = dict.fromkeys(names, min(bounds[1], max(1.0, bounds[0])))
 
     def update(self, entropies: Mapping[str, float], *, scale: float = 1.0) -> dict[str, float]:
         """New temperatures after this batch's mean entropies, each measured at its current temperature."""
@@ -99,6 +104,7 @@ class EntropyBalancer:
         return {"temperatures": dict(self.temperatures)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        _same_names(state["temperatures"], self.temperatures)
         self.temperatures = dict(state["temperatures"])
 
 

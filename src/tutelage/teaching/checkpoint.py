@@ -1,14 +1,16 @@
 """Checkpoints of our own format: one safetensors file for the tensors, one JSON file for everything else.
 
-    folder/step-00000120.safetensors    tensors
-    folder/step-00000120.json           structure, plain values, SHA-256 of the tensors; its rename is the commit
+    folder/step-00000120.json                structure, plain values, SHA-256 of the tensors; its rename is the commit
+    folder/step-00000120-1f0c88d2.safetensors    tensors; their hash is in the name, so nothing good is overwritten
 
 A file is written under a temporary name, flushed and renamed, so a kill at any moment leaves whole checkpoints only.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,18 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write `state` (nested dicts, lists, tuples, tensors, numbers, strings, None) and drop all but the newest two."""
     tensors: dict[str, Tensor] = {}
     structure = _encode(state, "", tensors)
+    content = save(tensors)
+    digest = hashlib.sha256(content).hexdigest()
     stem = folder / f"step-{step:08d}"
-    write_atomic(stem.with_suffix(".safetensors"), save(tensors))
-    digest = sha256_file(stem.with_suffix(".safetensors"))
-    write_json(stem.with_suffix(".json"), {"format": FORMAT, "step": step, "sha256": digest, "state": structure})
-    for old in sorted(folder.glob("step-*.json"))[:-KEEP]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    data = folder / f"{stem.name}-{digest[:8]}.safetensors"
+    write_atomic(data, content)
+    header = {"format": FORMAT, "step": step, "file": data.name, "sha256": digest, "state": structure}
+    write_json(stem.with_suffix(".json"), header)
+    headers = sorted(folder.glob("step-*.json"))
+    keep = {name for path in headers[-KEEP:] for name in (path.name, _data_name(path))}
+    for path in (*folder.glob("step-*"), *folder.glob(".step-*")):  # older ones, and what a killed writer left
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
     return stem.with_suffix(".json")
 
 
@@ -61,7 +68,7 @@ def _read(path: Path) -> tuple[int, dict[str, Any]]:
         header = json.loads(path.read_text())
         if header["format"] != FORMAT:
             raise CheckpointError(f"checkpoint {path.name} has format {header['format']!r}, wanted {FORMAT!r}")
-        data = path.with_suffix(".safetensors")
+        data = path.with_name(header["file"])
         if sha256_file(data) != header["sha256"]:
             raise CheckpointError(f"checkpoint {path.name}: its tensors are truncated or were changed")
         return int(header["step"]), _decode(header["state"], load(data.read_bytes()))
@@ -69,19 +76,29 @@ def _read(path: Path) -> tuple[int, dict[str, Any]]:
         raise CheckpointError(f"checkpoint {path.name} cannot be read ({type(error).__name__}: {error})") from error
 
 
+def _data_name(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["file"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """JSON for `value`; tensors go to `tensors` under their path. What JSON would change is wrapped in {"!": kind}."""
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {"!": "tensor", "at": path}
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"!": "tensor", "at": name}
     if isinstance(value, dict):
+        if odd := [key for key in value if not (key is None or isinstance(key, bool | int | float | str))]:
+            raise CheckpointError(f"the state at {path or '/'} has a key of type {type(odd[0]).__name__}")
         items = [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]
         return {"!": "dict", "items": items}
     if isinstance(value, list | tuple):
         items = [_encode(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
         return {"!": "tuple", "items": items} if isinstance(value, tuple) else items
-    if isinstance(value, float) and not (value - value == 0):
-        return {"!": "float", "value": repr(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"!": "float", "value": repr(float(value))}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.dtype | torch.device):

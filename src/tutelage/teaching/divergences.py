@@ -28,6 +28,8 @@ def kl(
     """
     if teacher_logits.shape != student_logits.shape:
         raise InputError("student_logits", tuple(student_logits.shape), f"the teacher's shape {tuple(teacher_logits.shape)}")
+    _positive("teacher_temperature", teacher_temperature)
+    _positive("student_temperature", student_temperature)
     log_p = (teacher_logits / teacher_temperature).log_softmax(-1)
     log_q = (student_logits / student_temperature).log_softmax(-1)
     per_sample = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
@@ -36,9 +38,15 @@ def kl(
 
 def entropy(logits: Tensor, *, temperature: float = 1.0, reduction: Reduction = "batchmean") -> Tensor:
     """H(softmax(logits / T)) in nats, from 0 (certain) to ln C (uniform)."""
+    _positive("temperature", temperature)
     log_p = (logits / temperature).log_softmax(-1)
     per_sample = -(log_p.exp() * log_p).sum(-1)
     return _reduce(per_sample, logits.shape[-1], reduction)
+
+
+def _positive(name: str, temperature: float) -> None:
+    if not 0 < temperature < float("inf"):
+        raise InputError(name, temperature, "a finite number above 0")
 
 
 def _reduce(per_sample: Tensor, classes: int, reduction: Reduction) -> Tensor:

@@ -16,12 +16,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from tutelage.core.errors import CheckpointError, InputError, Interrupted, NotFinite
 from tutelage.core.files import write_atomic
@@ -55,7 +63,7 @@ class Context:
 class Objective(Protocol):
     """The loss of one batch: a scalar tensor with a gradient, and things to log. May have a state_dict."""
 
-    def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, Mapping[str, Tensor | float]]: ...
+    def __call__(self, model: nn.Module, batch: Any, ctx: Context, /) -> tuple[Tensor, Mapping[str, Tensor | float]]: ...
 
 
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -117,13 +125,17 @@ def fit(
     weights), Interrupted on Ctrl-C (after a checkpoint), InputError and SplitError before anything is computed.
     """
     _check(model, loader, epochs, steps, ema, validate, select, checkpoint)
-    training = _Training(
-        model, objective, loader, optimizer, schedule, augment, ema, validate, select,
-        Path(checkpoint) if checkpoint else None, checkpoint_every, Path(log) if log else None, log_every, seed,
-        accelerator, progress, name,
-    )  # fmt: skip
-    with seeded(seed, "fit"), training_only(), _sigint() as interrupted:
-        return training.run(epochs, steps, interrupted)
+    for argument, every in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise InputError(argument, every, "an integer >= 1")
+    with nullcontext() if accelerator else _accumulation_kept():
+        training = _Training(
+            model, objective, loader, optimizer, schedule, augment, ema, validate, select,
+            Path(checkpoint) if checkpoint else None, checkpoint_every, Path(log) if log else None, log_every, seed,
+            accelerator, progress, name,
+        )  # fmt: skip
+        with seeded(seed, "fit"), training_only(), _sigint() as interrupted:
+            return training.run(epochs, steps, interrupted)
 
 
 def _check(
@@ -149,7 +161,9 @@ def _check(
         raise InputError("select", select, "a validate function to select by")
     if checkpoint is not None and not _replayable(loader):
         raise InputError(
-            "loader", type(loader).__name__, "a DataLoader over a map-style data set: no other can be resumed exactly"
+            "loader",
+            type(loader).__name__,
+            "a DataLoader over a map-style data set with torch's own samplers: no other can be resumed exactly",
         )
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError("model", "no parameter that requires a gradient", "something to train")
@@ -190,8 +204,9 @@ class _Training:
         self.validate, self.select = validate, select
         self.folder, self.every, self.log_every = checkpoint, checkpoint_every, log_every
         self.log = log or (checkpoint / "metrics.jsonl" if checkpoint else None)
+        self.log_is_ours = log is None
         self.progress, self.name = progress, name
-        self.raw_loader = loader
+        self.raw_loader, self.seed = loader, seed
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.loader = self.accelerator.prepare_data_loader(loader) if self.accelerator.num_processes > 1 else loader
@@ -201,17 +216,25 @@ class _Training:
         self.result = FitResult()
         self.best_state: dict[str, Tensor] | None = None
         self.step = self.epoch = self.batches_done = 0
+        self.group_loss = 0.0
         self.epoch_start: dict[str, Any] = {}
 
     def run(self, epochs: int | None, steps: int | None, interrupted: threading.Event) -> FitResult:
         start = time.monotonic()
         per_epoch = max(1, math.ceil(len(self.loader) / self.accelerator.gradient_accumulation_steps))
         self.total = steps if steps is not None else (epochs or 0) * per_epoch
-        self._resume()
-        with self.progress.task(self.name, self.total) as task:
-            task.advance(self.step)
-            while self.step < self.total:
-                self._one_epoch(task.advance, interrupted)
+        self.optimizer.zero_grad()
+        self.accelerator.gradient_state.sync_gradients = True
+        try:
+            self._resume()
+            with self.progress.task(self.name, self.total) as task:
+                task.advance(self.step)
+                if self.batches_done and self.step >= self.total:  # stopped between the last step and the end of its epoch
+                    self._end_of_epoch()
+                while self.step < self.total:
+                    self._one_epoch(task.advance, interrupted)
+        finally:
+            self._set_rates(1.0)  # the optimiser goes back to its owner with the rates it came with
         if self.best_state is not None:
             self.plain.load_state_dict(self.best_state)
         elif self.average is not None:
@@ -259,34 +282,49 @@ class _Training:
         if self.augment is not None:
             batch = (self.augment(batch[0], self.generator), *batch[1:])
         scale = self.schedule(self.step, self.total)
-        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * scale
+        self._set_rates(scale)
         # groups of micro-batches end with the epoch, so that no checkpoint falls between two halves of a gradient
-        group_size = self.accelerator.gradient_accumulation_steps
-        stepping = (self.batches_done + 1) % group_size == 0 or self.batches_done + 1 == len(self.loader)
+        group_size, done, length = self.accelerator.gradient_accumulation_steps, self.batches_done, len(self.loader)
+        members = min(group_size, length - done // group_size * group_size)
+        stepping = (done + 1) % group_size == 0 or done + 1 == length
+        buffers = [(buffer, buffer.clone()) for buffer in self.plain.buffers()]
         with nullcontext() if stepping else self.accelerator.no_sync(self.model):
             loss, extra = self.objective(self.model, batch, Context(self.step, self.total, scale, self.generator))
             if not math.isfinite(float(loss.detach())):
-                self.optimizer.zero_grad()
-                raise NotFinite(self.step, "the loss")
-            self.accelerator.backward(loss)
+                self._stop("the loss", buffers)
+            # Accelerate divides by the size of a full group
+            self.accelerator.backward(loss if members == group_size else loss * (group_size / members))
+        self.group_loss += float(loss.detach()) / members
         if not stepping:
             return None
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.plain.parameters() if p.grad is not None]))
-        if not math.isfinite(norm):
-            self.optimizer.zero_grad()
-            raise NotFinite(self.step, "the gradient")
+        # a gradient scaler meets overflows as a matter of course and skips those steps itself
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            self._stop("the gradient", buffers)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.plain)
-        values = {"step": self.step, "epoch": self.epoch, "loss": float(loss.detach()), "grad_norm": norm}
-        values |= {"lr_scale": scale, **{key: float(value) for key, value in extra.items()}}
+        values = {key: float(value) for key, value in extra.items()}
+        values |= {"step": self.step, "epoch": self.epoch, "loss": self.group_loss, "grad_norm": norm, "lr_scale": scale}
+        self.group_loss = 0.0
         if self.step % self.log_every == 0:
             self.result.history.append(values)
             self._write(values)
         self.step += 1
         return values
+
+    def _set_rates(self, scale: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * scale
+
+    @torch.no_grad()
+    def _stop(self, what: str, buffers: list[tuple[Tensor, Tensor]]) -> NoReturn:
+        """No step is taken; statistics that this batch has already moved are put back."""
+        self.optimizer.zero_grad()
+        for buffer, before in buffers:
+            buffer.copy_(before)
+        raise NotFinite(self.step, what)
 
     def _end_of_epoch(self) -> None:
         values: dict[str, float] = {"epoch": self.epoch, "step": self.step}
@@ -296,7 +334,8 @@ class _Training:
                 if self.select is not None:
                     if self.select not in values:
                         raise InputError("select", self.select, f"one of the metrics of validate: {', '.join(values)}")
-                    if self.result.best is None or values[self.select] > self.result.best[self.select]:
+                    value, best = values[self.select], self.result.best
+                    if not math.isnan(value) and (best is None or value > best[self.select]):
                         self.result.best = values
                         self.best_state = {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
         self.result.epochs.append(values)
@@ -322,13 +361,13 @@ class _Training:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as file:
-            file.write(json.dumps(dict(values)) + "\n")
+            file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n")
 
     def _save(self) -> None:
         if self.folder is None or not self.accelerator.is_main_process:
             return
         state = {
-            "total": self.total,
+            "run": self._identity(),
             "step": self.step,
             "epoch": self.epoch,
             "batches_done": self.batches_done,
@@ -349,23 +388,28 @@ class _Training:
     def _resume(self) -> None:
         found = load_checkpoint(self.folder) if self.folder is not None else None
         if found is None:
+            if self.folder is not None and self.log is not None and self.log_is_ours and self.log.exists():
+                self.log.unlink()  # of a run that ended before its first checkpoint
             return
         self.step, state = found
-        own = {k: tuple(v.shape) for k, v in self.plain.state_dict().items()}
-        if {k: tuple(v.shape) for k, v in state["model"].items()} != own:
-            raise CheckpointError(f"the checkpoint in {self.folder} is of another model; give another folder or delete it")
-        if state["total"] != self.total:
-            raise CheckpointError(
-                f"the checkpoint in {self.folder} is of a run of {state['total']} steps, this one has {self.total}"
-            )
-        self.plain.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        _load_state_of(self.objective, state["objective"])
+        for key, mine in self._identity().items():
+            if (saved := state["run"].get(key)) != mine:
+                what = "its shapes are others" if key == "model" else f"its {key}: {saved}, here: {mine}"
+                kind = "model" if key == "model" else "run"
+                raise CheckpointError(
+                    f"the checkpoint in {self.folder} is of another {kind} ({what}); give another folder or delete it"
+                )
+        try:
+            self.plain.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            _load_state_of(self.objective, state["objective"])
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint in {self.folder} does not fit this run: {error}") from error
         if self.average is not None:
             self.average.state = {k: v.to(self.accelerator.device) for k, v in state["average"].items()}
         self.generator.set_state(state["generator"])
-        for g, saved in zip(_generators(self.raw_loader), state["loader"], strict=True):
-            g.set_state(saved)
+        for g, order in zip(_generators(self.raw_loader), state["loader"], strict=True):
+            g.set_state(order)
         set_rng_state(state["rng"])
         self.epoch, self.batches_done, self.epoch_start = state["epoch"], state["batches_done"], state["epoch_start"]
         self.result.best, self.best_state, self.result.epochs = state["best"], state["best_state"], state["epochs"]
@@ -376,6 +420,18 @@ class _Training:
             kept = [row for row in lines if (row["step"] <= self.step if "end_of_epoch" in row else row["step"] < self.step)]
             self.result.history = [row for row in kept if "end_of_epoch" not in row]
             write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be gone on from."""
+        return {
+            "model": {key: list(value.shape) for key, value in self.plain.state_dict().items()},
+            "number of steps": self.total,
+            "batches an epoch": len(self.raw_loader),
+            "number of samples": len(self.raw_loader.dataset) if hasattr(self.raw_loader.dataset, "__len__") else None,
+            "seed": self.seed,
+            "learning rates": list(self.base_rates),
+            "weight average": self.average.decay if self.average else None,
+        }
 
     def _restore_epoch_start(self) -> None:
         set_rng_state(self.epoch_start["rng"])
@@ -389,12 +445,12 @@ class _Average:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self.learned = {k for k, _ in model.named_parameters()}
+        self.learned = {k for k, _ in model.named_parameters(remove_duplicate=False)}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         for key, value in model.state_dict().items():
-            if key in self.learned:
+            if key in self.learned and value.is_floating_point():
                 self.state[key].lerp_(value, 1 - self.decay)
             else:
                 self.state[key].copy_(value)
@@ -412,8 +468,26 @@ def _load_state_of(thing: Any, state: Any) -> None:
         thing.load_state_dict(state)
 
 
+@contextmanager
+def _accumulation_kept() -> Iterator[None]:
+    """A new Accelerator resets process-wide accumulation settings, which belong to the user's own: put them back."""
+    from accelerate.state import GradientState
+
+    before = dict(GradientState().plugin_kwargs)
+    try:
+        yield
+    finally:
+        GradientState().plugin_kwargs = before
+
+
 def _replayable(loader: Any) -> bool:
-    return isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    """Whether the order of a loader follows from the generators that `_generators` finds, or from the global ones."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    known = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, BatchSampler, type(None))
+    samplers = [loader.sampler, loader.batch_sampler]
+    samplers += [getattr(sampler, "sampler", None) for sampler in samplers]
+    return all(type(sampler) in known for sampler in samplers)
 
 
 def _generators(loader: Any) -> list[torch.Generator]:

@@ -54,7 +54,9 @@ class RobustDistillation:
     The attack must have an objective that uses `reference` (the teacher's logits on x). a = 5/6 in the paper.
     """
 
-    def __init__(self, teacher: Teacher, attack: Attack, *, adversarial: float = 5 / 6, reduction: Reduction = "batchmean") -> None:
+    def __init__(
+        self, teacher: Teacher, attack: Attack, *, adversarial: float = 5 / 6, reduction: Reduction = "batchmean"
+    ) -> None:
         if not 0 <= adversarial <= 1:
             raise InputError("adversarial", adversarial, "a weight from 0 to 1")
         self.teacher, self.attack, self.adversarial, self.reduction = teacher, attack, adversarial, reduction

@@ -6,6 +6,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+from tutelage.core.errors import InputError
+
 Schedule = Callable[[int, int], float]
 
 
@@ -14,7 +16,9 @@ def constant(step: int, total: int) -> float:
 
 
 def warmup_cosine(warmup: float) -> Schedule:
-    """A linear rise over the first `warmup` share of the steps, then half a cosine down to 0."""
+    """A linear rise over the first `warmup` share of the steps, in [0, 1], then half a cosine down to 0."""
+    if not 0 <= warmup <= 1:
+        raise InputError("warmup", warmup, "a share of the run, from 0 to 1")
 
     def factor(step: int, total: int) -> float:
         rise = max(1, round(warmup * total)) if warmup > 0 else 0
@@ -27,6 +31,8 @@ def warmup_cosine(warmup: float) -> Schedule:
 
 def multistep(milestones: Sequence[float], gamma: float = 0.1) -> Schedule:
     """`gamma` per milestone passed; milestones are shares of the run, such as 215/300, 260/300, 285/300."""
+    if any(not 0 <= mark <= 1 for mark in milestones):
+        raise InputError("milestones", list(milestones), "shares of the run, from 0 to 1, such as 215/300")
     marks = sorted(milestones)
 
     def factor(step: int, total: int) -> float:

@@ -51,7 +51,7 @@ class Teacher:
                 f"{self.name}: {self.spent} of {self.budget.limit} samples were asked; {len(x)} more are over its budget"
             )
         with evaluating(self.model):
-            logits = check_logits(self.model(x), len(x), name=self.name)
+            logits = check_logits(self.model(x), len(x), name=self.name).detach()
         self.spent += len(x)
         return Supervision(logits)
 
@@ -67,12 +67,12 @@ def remembered_logits(teacher: Teacher, x: Tensor, folder: Path, *, batch_size: 
     """The teacher's logits (N, classes) on a fixed set x (N, ...), asked once and kept on disk.
 
     Only for inputs that never change (no augmentation, no attack). The file's name is the hash of the teacher's
-    weights and of x, so a changed teacher or set is asked anew. Answers read from disk are not metered.
+    structure and weights and of x, so a changed teacher or set is asked anew. Answers read from disk are not metered.
     """
-    key = sha256_text(canonical_json([fingerprint(teacher.model), sha256_tensors({"x": x})]))[:24]
+    key = sha256_text(canonical_json([repr(teacher.model), fingerprint(teacher.model), sha256_tensors({"x": x})]))[:24]
     path = folder / f"logits-{key}.safetensors"
     if path.is_file():
         return load_file(path)["logits"]
-    logits = torch.cat([teacher.query(part).logits.cpu() for part in x.split(batch_size)])
+    logits = torch.cat([teacher.query(part).logits.cpu() for part in torch.split(x, batch_size)])
     write_atomic(path, save({"logits": logits}))
     return logits

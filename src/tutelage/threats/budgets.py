@@ -33,6 +33,8 @@ class Budget(ABC):
     norm: ClassVar[str]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.eps, int | float | Tensor) or isinstance(self.eps, bool):
+            raise InputError("eps", self.eps, "a finite number >= 0, or a tensor with one a sample")
         eps = torch.as_tensor(self.eps, dtype=torch.float64)
         if eps.dim() > 1 or not bool(torch.isfinite(eps).all()) or bool((eps < 0).any()):
             raise InputError("eps", self.eps, "a finite number >= 0, or one a sample")
@@ -108,14 +110,16 @@ class L2(Budget):
         return direction / _flat_norm(direction).clamp_min(1e-12) * radius
 
     def size(self, x: Tensor, x_adv: Tensor) -> Tensor:
-        return (x_adv - x).flatten(1).norm(dim=1)
+        distance: Tensor = torch.linalg.vector_norm((x_adv - x).flatten(1), dim=1)
+        return distance
 
     def steepest(self, grad: Tensor) -> Tensor:
         return grad / _flat_norm(grad).clamp_min(1e-12)
 
 
 def _flat_norm(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+    norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norm.reshape(-1, *[1] * (x.dim() - 1))
 
 
 BUDGETS: dict[str, type[Budget]] = {"linf": Linf, "l2": L2}

@@ -47,8 +47,8 @@ class AttackResult:
 class PGD:
     """Projected gradient ascent in a budget (Madry et al. 2018): x <- P(x + step_size * steepest(grad)).
 
-    step_size: in input units; default 2.5 * eps / steps. start: "uniform" in the budget, "gaussian" noise of standard
-    deviation `start_std` (then projected), or "clean". objective: maximised; called on (outputs, batch), gives (B,).
+    step_size: in input units; without it `relative_step` times eps, default 2.5 / steps. start: "uniform" in the budget,
+    "gaussian" noise of standard deviation `start_std` (then projected), or "clean". objective: maximised; called on (outputs, batch), gives (B,).
     restarts: independent starts, each on what is still unbroken. targeted: `run` and the call then need `target`.
     bounds: the range of valid inputs, None for none. eot: gradients averaged over that many passes, for randomised
     models. project(x, x_adv): a further constraint, applied before the budget. accept(outputs, batch): success, (B,)
@@ -58,6 +58,7 @@ class PGD:
     budget: Budget
     steps: int = 20
     step_size: float | None = None
+    relative_step: float | None = None
     objective: Objective = cross_entropy
     restarts: int = 1
     start: Literal["uniform", "gaussian", "clean"] = "uniform"
@@ -77,6 +78,8 @@ class PGD:
                 raise InputError(name, value, "an integer >= 1")
         if self.step_size is not None and not self.step_size > 0:
             raise InputError("step_size", self.step_size, "a number > 0, in input units")
+        if self.relative_step is not None and not self.relative_step > 0:
+            raise InputError("relative_step", self.relative_step, "a number > 0, in units of eps")
         if self.start not in ("uniform", "gaussian", "clean"):
             raise InputError("start", self.start, "uniform, gaussian or clean")
 
@@ -201,12 +204,12 @@ class PGD:
     def _gradient(self, model: nn.Module, batch: AttackBatch, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x_adv = x_adv.detach().requires_grad_()
         with torch.enable_grad():
-            for i in range(self.eot):
+            grads: list[Tensor] = []
+            for _ in range(self.eot):
                 logits = model(x_adv)
                 loss = self.objective(logits, batch)
-                (one,) = torch.autograd.grad(loss.sum(), x_adv)
-                grad = one if i == 0 else grad + one
-        return logits.detach(), loss.detach(), grad
+                grads += torch.autograd.grad(loss.sum(), x_adv)
+        return logits.detach(), loss.detach(), grads[0] if self.eot == 1 else torch.stack(grads).sum(0)
 
     def _initial(self, x: Tensor, budget: Budget, noise: Noise) -> Tensor:
         if self.start == "clean":
@@ -220,7 +223,7 @@ class PGD:
         if self.step_size is not None:
             step = self.step_size
         else:
-            step = 2.5 / self.steps * budget.eps
+            step = (self.relative_step or 2.5 / self.steps) * budget.eps
             if isinstance(step, Tensor):
                 step = step.to(x).reshape(-1, *[1] * (x.dim() - 1))
         return self._cut(x, x_adv + step * budget.steepest(grad), budget)
@@ -234,7 +237,7 @@ class PGD:
     def _verify(self, x: Tensor, x_adv: Tensor) -> None:
         eps = torch.as_tensor(self.budget.eps).to(x)
         excess = float((self.budget.size(x, x_adv) - eps * (1 + TOLERANCE)).max())
-        if excess > TOLERANCE:
+        if excess > TOLERANCE * max(1.0, float(x.abs().max())):
             raise AttackError(f"{self.name}: a point is {excess:.3g} outside its budget {self.budget}")
         if self.bounds is not None:
             check_inputs(x_adv, self.bounds, name="x_adv")
@@ -242,9 +245,7 @@ class PGD:
 
 def FGSM(budget: Budget, *, objective: Objective = cross_entropy, targeted: bool = False) -> PGD:  # noqa: N802
     """The fast gradient sign method (Goodfellow et al. 2015): one step of length eps from the clean input."""
-    if isinstance(budget.eps, Tensor):
-        raise InputError("eps", "one a sample", "one number: FGSM takes a single step of that length")
-    return PGD(budget, steps=1, step_size=float(budget.eps), start="clean", objective=objective, targeted=targeted)
+    return PGD(budget, steps=1, relative_step=1.0, start="clean", objective=objective, targeted=targeted)
 
 
 def _keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, broken: Tensor) -> None:
@@ -259,4 +260,3 @@ def _keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, brok
 
 def _share_of_zeros(grad: Tensor) -> float:
     return float((grad.flatten(1).abs().amax(1) == 0).float().mean())
-

@@ -47,7 +47,10 @@ def cross_entropy(logits: Tensor, batch: AttackBatch) -> Tensor:
 
 
 def margin(logits: Tensor, batch: AttackBatch) -> Tensor:
-    """max_{j != y} z_j - z_y, above 0 where the sample is misclassified (Carlini & Wagner 2017); for a target t: z_t - max_{j != t} z_j."""
+    """max_{j != y} z_j - z_y, above 0 where the sample is misclassified (Carlini & Wagner 2017).
+
+    For a target t: z_t - max_{j != t} z_j.
+    """
     label = batch.y if batch.target is None else batch.target
     own = logits.gather(1, label[:, None]).squeeze(1)
     others = logits.scatter(1, label[:, None], -float("inf")).amax(1)

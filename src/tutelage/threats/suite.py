@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ class Suite:
 
     budget: Budget
     attacks: tuple[tuple[str, PGD], ...]
+    label: str = ""
 
     @classmethod
     def standard(cls, budget: Budget) -> Suite:
@@ -47,23 +49,25 @@ class Suite:
                 ("PGD-20 x5 CE", PGD(budget, restarts=5)),
                 ("PGD-20 x5 margin", PGD(budget, restarts=5, objective=margin)),
             ),
+            label="standard suite",
         )
 
     @property
     def name(self) -> str:
-        return f"{self.budget} standard suite"
+        return f"{self.budget} {self.label or ' + '.join(name for name, _ in self.attacks)}"
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> SuiteResult:
         """x (B, ...), y (B,) -> for each sample the first point that broke it, else the last attack's strongest point."""
         total = SuiteResult(x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x)).to(x), 0, 0)
         stages = []
-        for name, attack in self.attacks:
-            # every attack draws its seeds for the whole batch, so that survivors do not depend on their neighbours
-            seeds = torch.randint(2**62, (len(x),), generator=generator)
+        # one draw a sample, whatever the batch size and whoever survives; each attack has its own stretch of seeds
+        seeds = torch.randint(2**61, (len(x),), generator=generator)
+        for stage, (name, attack) in enumerate(self.attacks):
             left = (~total.success).nonzero().squeeze(1)
             forward = backward = 0
             if len(left):
-                result = attack.run_seeded(model, x[left], y[left], seeds[left.cpu()])
+                part = replace(attack, budget=attack.budget.take(left))
+                result = part.run_seeded(model, x[left], y[left], seeds[left.cpu()] + (stage << 32))
                 total.x_adv[left], total.loss[left], total.success[left] = result.x_adv, result.loss, result.success
                 forward, backward = result.forward, result.backward
                 total.warnings += [f"{name}: {warning}" for warning in result.warnings]
@@ -81,6 +85,6 @@ def parse_threat(text: str) -> Suite:
         return Suite.standard(budget)
     if attack == "fgsm":
         return Suite(budget, (("FGSM", FGSM(budget)),))
-    if attack.startswith("pgd-") and attack[4:].isdigit() and int(attack[4:]) > 0:
-        return Suite(budget, ((f"PGD-{attack[4:]}", PGD(budget, steps=int(attack[4:]))),))
+    if match := re.fullmatch(r"pgd-([1-9][0-9]{0,5})", attack):
+        return Suite(budget, ((f"PGD-{match[1]}", PGD(budget, steps=int(match[1]))),))
     raise InputError("threats", text, "linf@EPS or l2@EPS, optionally behind 'fgsm:' or 'pgd-STEPS:'")

@@ -9,13 +9,14 @@ model that keeps the accuracy of the first under the threat of the second.
 Student S (always at temperature 1), clean teacher T_n, robust teacher T_a, temperatures t_n, t_a, weights w_n + w_a = 1.
 On every batch (x, y), in this order:
 
-    x' = argmax over the budget of CE(S(x'), y), S in eval mode                          (1) the hard label, no teacher
-    L_a = KL(softmax(T_a(x') / t_a) || softmax(S(x')))                                   (2) robust teacher: attacked inputs only
-    L_n = KL(softmax(T_n(x) / t_n) || softmax(S(x)))                                     (3) clean teacher: clean inputs only
-    t_k <- clamp(t_k - eta_tau sign(H_k / H_j - 1), 1, 10), H the mean teacher entropy   (4) Entropy-Based Balance, from the next batch on
-    w_k <- w_k - eta_w (w_k - r_k^b / sum r^b), r_k = L_k / L_k(0)                       (5) Normalization Loss Balance
-    minimise w_a L_a + w_n L_n                                                           (6) no hard-label term
+    x' = argmax over the budget of CE(S(x'), y), S in eval mode                     (1) the hard label, no teacher
+    L_a = KL(softmax(T_a(x') / t_a) || softmax(S(x')))                              (2) attacked inputs only
+    L_n = KL(softmax(T_n(x) / t_n) || softmax(S(x)))                                (3) clean inputs only
+    t_k <- clamp(t_k - eta_tau sign(H_k / H_j - 1), 1, 10), H the mean entropy      (4) Entropy-Based Balance
+    w_k <- w_k - eta_w (w_k - r_k^b / sum r^b), r_k = L_k / L_k(0)                  (5) Normalization Loss Balance
+    minimise w_a L_a + w_n L_n                                                      (6) no hard-label term
 
+(4) takes effect from the next batch on, (5) in the same batch.
 The two student passes are separate, attacked first, so BatchNorm sees two batches. eta_w and eta_tau follow the
 learning-rate schedule. Where the released code differs: it averages the KL over samples and classes (`reduction="mean"`,
 1/C of ours; its learning rate 0.1 belongs to that) and adds 1e-5 inside logarithms (below 1e-3 of the loss; not here).
@@ -36,6 +37,7 @@ from torch.utils.data import DataLoader
 from tutelage.auditing.measure import clean_and_robust
 from tutelage.core.errors import InputError
 from tutelage.core.progress import QUIET, Progress
+from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.data.images import ImageSet
 from tutelage.models.checks import check_inputs, check_labels, check_logits, check_not_probabilities
 from tutelage.models.guard import evaluating
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
 
 Balance = Literal["loss", "entropy"]
 CLEAN, ROBUST = "clean", "robust"
+PAPER_THREAT = Linf(8 / 255)
+PAPER_SCHEDULE = multistep((215 / 300, 260 / 300, 285 / 300))
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class MTARDConfig:
             raise InputError("balance", sorted(unknown), "any of loss and entropy")
         if not 0 <= self.clean_weight <= 1:
             raise InputError("clean_weight", self.clean_weight, "a weight from 0 to 1")
+        if self.reduction not in ("batchmean", "mean"):
+            raise InputError("reduction", self.reduction, "batchmean or mean")
 
 
 class MTARD:
@@ -95,19 +101,25 @@ class MTARD:
         rate_tau = self.config.eta_tau if "entropy" in self.config.balance else 0.0
         self.weights = LossBalancer((CLEAN, ROBUST), rate=rate_w, b=self.config.b, weights=start)
         self.temperatures = EntropyBalancer((CLEAN, ROBUST), rate=rate_tau, bounds=self.config.temperature_bounds)
-        self._checked = False
+        self._checked, self._classes = False, 0
 
     def __call__(self, student: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor | float]]:
         x, y = batch
         if not self._checked:
-            self._check(student, x, y)
+            self._check_inputs(student, x, y)
+        teacher_clean = self.teachers[CLEAN].query(x).logits
+        if not self._checked:
+            self._check_teacher(CLEAN, teacher_clean)
         x_adv = self.attack(x, y, model=student, generator=ctx.generator)  # (1)
+        if not bool(torch.isfinite(x_adv).all()):  # the student diverged: `fit` stops and names the step
+            return student(x).sum() * float("nan"), {}
+        teacher_robust = self.teachers[ROBUST].query(x_adv).logits
+        if not self._checked:
+            self._check_teacher(ROBUST, teacher_robust)
+            self._checked = True
 
         student_robust = student(x_adv)
         student_clean = student(x)
-        teacher_robust = self.teachers[ROBUST].query(x_adv).logits
-        teacher_clean = self.teachers[CLEAN].query(x).logits
-
         tau = self.temperatures.temperatures
         tau_robust, tau_clean = tau[ROBUST], tau[CLEAN]
         reduction = self.config.reduction
@@ -119,7 +131,8 @@ class MTARD:
             ROBUST: float(entropy(teacher_robust, temperature=tau_robust)),
         }
         self.temperatures.update(entropies, scale=ctx.lr_scale)  # (4)
-        losses = {CLEAN: float(loss_clean.detach()), ROBUST: float(loss_robust.detach())}
+        # a KL of 0 can round to just below it
+        losses = {CLEAN: _at_least_zero(loss_clean), ROBUST: _at_least_zero(loss_robust)}
         w = self.weights.update(losses, scale=ctx.lr_scale) if _finite(losses) else self.weights.weights  # (5)
 
         total = w[ROBUST] * loss_robust + w[CLEAN] * loss_clean  # (6)
@@ -128,24 +141,21 @@ class MTARD:
             log |= {f"loss_{name}": losses[name], f"weight_{name}": w[name], f"entropy_{name}": entropies[name]}
         return total, log | {f"temperature_{CLEAN}": tau_clean, f"temperature_{ROBUST}": tau_robust}
 
-    def _check(self, student: nn.Module, x: Tensor, y: Tensor) -> None:
-        """On the first batch, before anything is computed: ranges, labels, classes, logits."""
+    def _check_inputs(self, student: nn.Module, x: Tensor, y: Tensor) -> None:
+        """On the first batch, before anything else: ranges, labels, logits."""
         check_inputs(x)
         check_labels(y, len(x))
-        with torch.no_grad():
-            with evaluating(student):
-                own = check_logits(student(x), len(x), name="student")
-            check_not_probabilities(own, name="student")
-            check_labels(y, len(x), own.shape[1])
-            for name, teacher in self.teachers.items():
-                with evaluating(teacher.model):
-                    logits = check_logits(teacher.model(x), len(x), name=f"{name} teacher")
-                check_not_probabilities(logits, name=f"{name} teacher")
-                if logits.shape[1] != own.shape[1]:
-                    raise InputError(
-                        f"{name} teacher", f"{logits.shape[1]} classes", f"{own.shape[1]}, as many as the student has"
-                    )
-        self._checked = True
+        with torch.no_grad(), evaluating(student):
+            logits = check_logits(student(x), len(x), name="student")
+        check_not_probabilities(logits, name="student")
+        check_labels(y, len(x), logits.shape[1])
+        self._classes = logits.shape[1]
+
+    def _check_teacher(self, name: str, logits: Tensor) -> None:
+        """On a teacher's first answer, before the student is changed."""
+        check_not_probabilities(logits, name=f"{name} teacher")
+        if logits.shape[1] != self._classes:
+            raise InputError(f"{name} teacher", f"{logits.shape[1]} classes", f"{self._classes}, as many as the student has")
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -166,12 +176,12 @@ def fit_mtard(
     teachers: Mapping[str, nn.Module | Teacher],
     loader: DataLoader[Any],
     *,
-    threat: Budget = Linf(8 / 255),
+    threat: Budget = PAPER_THREAT,
     attack: Attack | None = None,
     config: MTARDConfig | None = None,
     epochs: int = 300,
     optimizer: Optimizer | None = None,
-    schedule: Schedule = multistep((215 / 300, 260 / 300, 285 / 300)),
+    schedule: Schedule = PAPER_SCHEDULE,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     validation: ImageSet | None = None,
     checkpoint: Path | str | None = None,
@@ -196,6 +206,8 @@ def fit_mtard(
         attack = PGD(threat, steps=10, step_size=_quarter(threat), start="gaussian")
     validate = None
     if validation is not None:
+        with training_only():
+            refuse_test_data(validation)
         audit = PGD(threat, steps=20)
 
         def validate(model: nn.Module) -> Mapping[str, float]:
@@ -223,6 +235,11 @@ def _quarter(threat: Budget) -> float:
     if isinstance(threat.eps, Tensor):
         raise InputError("threat", "one eps a sample", "one eps, or an attack of your own")
     return float(threat.eps) / 4
+
+
+def _at_least_zero(loss: Tensor) -> float:
+    value = float(loss.detach())
+    return 0.0 if value < 0 else value  # NaN stays NaN
 
 
 def _finite(losses: Mapping[str, float]) -> bool:

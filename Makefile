@@ -1,0 +1,49 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs in .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+
+.PHONY: demo test test-all lint claims bench docs clean
+
+demo: $(VENV)/.base
+	$(BIN)/tutelage demo --out runs/demo
+
+test: $(VENV)/.full lint
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+
+test-all: $(VENV)/.full lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.full
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# every recorded claim again, at claim scale; finished cells are cached
+claims: $(VENV)/.full
+	for slug in $$($(BIN)/tutelage list --json | $(BIN)/python -c 'import json, sys; print(*[s["slug"] for s in json.load(sys.stdin) if s["status"] != "planned"])'); do \
+	  $(BIN)/tutelage run $$slug --scale claim --jobs 2 || exit 1; done
+
+bench: $(VENV)/.full
+	for race in benchmarks/bench_*.py; do $(BIN)/python $$race || exit 1; done
+
+docs: $(VENV)/.base
+	$(BIN)/python tools/build_docs.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+
+# The marker files say which set of packages the environment has, and are older than what decides it when it must change.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.full: $(VENV)/.base
+	$(PIP) install -q -c constraints.txt -e ".[all,dev]"
+	@touch $@

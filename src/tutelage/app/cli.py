@@ -1,0 +1,391 @@
+"""The `tutelage` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tutelage import __version__
+from tutelage.catalogue import ROOMS, search, systems
+from tutelage.core.errors import InputError, TutelageError
+
+if TYPE_CHECKING:
+    from tutelage.auditing.result import AuditResult
+    from tutelage.claims.claim import ClaimResult
+
+# Heavy imports (torch and what stands on it) happen inside the commands, so that `--help` and `list` answer at once.
+
+app = typer.Typer(
+    name="tutelage",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Teach models to be robust, and prove how robust they are.\n\n"
+    "Start with `tutelage demo`; audit your own classifier with `tutelage audit`; see what there is with `tutelage list`.",
+)
+out = Console(highlight=False)
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    try:
+        return int(typer.main.get_command(app).main(arguments, prog_name="tutelage", standalone_mode=False) or 0)
+    except TutelageError as error:
+        _say_error(str(error))
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _say_error("interrupted")
+        return 130
+    except OSError as error:
+        _say_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return 2
+
+
+def _say_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        out.print(f"tutelage {__version__}")
+        raise typer.Exit
+
+
+# ---------------------------------------------------------------------------------------------------------- catalogue
+
+
+@app.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    room: Annotated[str, typer.Option(help=f"Only this room: {', '.join(ROOMS)}.")] = "",
+    text: Annotated[str, typer.Option("--search", help="Only systems that contain all these words.")] = "",
+) -> None:
+    """List the 64 systems, what each is for, and its state.
+
+    *planned*: not built yet. *method*: usable, its claim is not recorded. *holds*, *does not hold*, *undecided*: the
+    verdict of its recorded claim; *(stale)* if its code has changed since.
+    """
+    from tutelage.claims.state import state_of
+
+    if room and room not in ROOMS:
+        raise InputError("room", room, f"one of {', '.join(ROOMS)}")
+    found = [s for s in (search(text) if text else systems()) if room in ("", s.room)]
+    states = {s.slug: state_of(s) for s in found}
+    if as_json:
+        entries = [
+            {"slug": s.slug, "name": s.name, "room": s.room, "year": s.year, "arxiv": s.arxiv, "title": s.title,
+             "have": s.have, "want": s.want, "status": states[s.slug].status, "verdict": states[s.slug].verdict}
+            for s in found
+        ]  # fmt: skip
+        print(json.dumps(entries, indent=1, ensure_ascii=False))
+        return
+    if not found:
+        out.print("No system matches. `tutelage list` shows all of them.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("system", "room", "state", "I want ..."):
+        table.add_column(column, no_wrap=column != "I want ...")
+    for s in found:
+        table.add_row(s.slug, s.room, _coloured(str(states[s.slug])), escape(s.want))
+    out.print(table)
+    built = sum(state.status != "planned" for state in states.values())
+    out.print(f"\n{len(found)} systems, {built} built. `tutelage show SYSTEM` tells more.")
+
+
+@app.command()
+def show(slug: Annotated[str, typer.Argument(help="A system of `tutelage list`, such as mtard.")]) -> None:
+    """Show one system: what it is for, its paper, its equations, an example to run, its claim and verdict."""
+    from tutelage.claims.claim import get_system
+    from tutelage.claims.runner import recorded
+    from tutelage.claims.state import state_of
+
+    system = get_system(slug)
+    state = state_of(system)
+    out.print(f"[bold]{escape(system.name)}[/]  ({system.room}, {_coloured(str(state))})")
+    out.print(f"{escape(system.title)}\n{escape(', '.join(system.authors))} ({system.year}) {escape(system.venue)}")
+    if system.arxiv:
+        unsure = "" if system.arxiv_confirmed else "  (id not confirmed)"
+        out.print(f"arXiv {system.arxiv}  {system.paper_url}{unsure}")
+    out.print(f"\nI have {escape(system.have)}.\nI want {escape(system.want)}.")
+    out.print("\n[bold]What the paper reports[/]")
+    for figure in system.headline:
+        out.print(f"  {escape(figure.figure)}: {escape(figure.value)}  [dim]({escape(figure.source)})[/]")
+    out.print("\n[bold]The claim tested here[/]")
+    out.print(f"  {escape(system.claim.sentence)}")
+    unit = f" {system.claim.metric_unit}" if system.claim.metric_unit else ""
+    out.print(
+        f"  [dim]{system.claim.metric}, {system.claim.kind}, margin {system.claim.margin:g}{unit}; unit: {escape(system.claim.unit)}[/]"
+    )
+    if state.status == "planned":
+        out.print("\nThis system is planned; its method is not built yet.")
+        return
+    from importlib import import_module
+
+    out.print("\n[bold]Method[/] " + system.module)
+    out.print(escape((import_module(system.module).__doc__ or "").strip()))
+    result = recorded(slug)
+    if result is not None:
+        out.print()
+        _print_claim(result)
+    out.print(f"\nRun it: tutelage run {slug} --scale smoke (seconds), --scale claim (the recorded experiment)")
+
+
+# -------------------------------------------------------------------------------------------------------------- claims
+
+
+@app.command("run")
+def run_(
+    slug: Annotated[str, typer.Argument(help="A built system of `tutelage list`.")],
+    scale: Annotated[
+        str, typer.Option(help="smoke (seconds), claim (the experiment), paper (the paper's data and nets).")
+    ] = "smoke",
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the result into the package: claim scale, clean checkout.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="Number of independent units; 0 for the claim's own.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Worker processes; the cores are shared among them.")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set epochs=3. Repeatable.")] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/SLUG-SCALE-TIME.")] = None,
+) -> None:
+    """Run a system's claim: every arm on every unit, verdict, plot and page.
+
+    Finished cells and trained teachers are cached: a run that was interrupted goes on where it stopped.
+    """
+    from tutelage.claims.claim import load_claim
+    from tutelage.claims.report import write_claim_report
+    from tutelage.claims.runner import record as write_record
+    from tutelage.claims.runner import run_claim
+    from tutelage.core.environment import git_state
+    from tutelage.core.progress import shown
+
+    changes = dict(_pair(text) for text in set_ or [])
+    if scale not in ("smoke", "claim", "paper"):
+        raise InputError("scale", scale, "smoke, claim or paper")
+    if record and (scale != "claim" or changes or seeds):
+        raise InputError(
+            "record", f"scale {scale}{' with --set or --seeds' if changes or seeds else ''}", "--scale claim alone"
+        )
+    if record and git_state()[1]:
+        raise InputError("record", "a tree with uncommitted changes", "a clean checkout, so that the commit says what ran")
+    claim = load_claim(slug)
+    claim.config(scale, changes)  # a wrong setting is told before the folder is made
+    folder = folder or Path("runs") / f"{slug}-{scale}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with shown() as progress:
+        result = run_claim(slug, scale=scale, changes=changes, seeds=seeds or None, jobs=jobs, out=folder, progress=progress)
+    page = write_claim_report(folder / "report.html", claim, result)
+    _print_claim(result)
+    if record:
+        out.print(f"recorded: {write_record(result)}")
+    out.print(f"report: {page}", soft_wrap=True)
+    if failed := sum(row.status == "failed" for row in result.rows):
+        _say_error(f"{failed} of {len(result.rows)} cells failed; the report says why")
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder of `run` or `audit`, or a system with a recorded result.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the page; default report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the HTML page of a finished run again."""
+    from tutelage.auditing.result import AuditResult
+    from tutelage.claims.claim import get_system, load_claim
+    from tutelage.claims.report import write_claim_report
+    from tutelage.claims.runner import load_result, recorded
+    from tutelage.core.errors import MissingError
+
+    folder = Path(source)
+    if (folder / "audit.json").is_file():
+        page = AuditResult.load(folder).to_html(to or folder / "report.html")
+    elif (folder / "result.json").is_file():
+        result = load_result(folder)
+        page = write_claim_report(to or folder / "report.html", load_claim(result.slug), result)
+    elif folder.exists():
+        raise InputError("RUN", source, "a folder with audit.json or result.json, as `audit` and `run` write")
+    else:
+        found = recorded(get_system(source).slug)
+        if found is None:
+            raise MissingError(f"{source} has no recorded result; `tutelage run {source} --scale claim` makes one")
+        page = write_claim_report(to or Path(f"{source}.html"), load_claim(source), found)
+    out.print(f"report: {page}", soft_wrap=True)
+
+
+# --------------------------------------------------------------------------------------------------------------- audit
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(help="Factory of your model: package.module:function or file.py:function.")],
+    data: Annotated[str, typer.Option(help="Labelled images: a folder of class folders, an .npz (image, label), a .parquet.")],
+    weights: Annotated[Path | None, typer.Option(help="A .safetensors file to load into the model.")] = None,
+    threats: Annotated[
+        str, typer.Option(help="Comma-separated: linf@8/255, l2@0.5 (the standard suite), fgsm:linf@0.1, pgd-50:l2@1.")
+    ] = "linf@8/255",
+    folder: Annotated[Path, typer.Option("--out", help="Where audit.json and report.html go.")] = Path("audit"),
+    n: Annotated[int, typer.Option(help="Use n samples, class shares kept; 0 for all.")] = 0,
+    size: Annotated[int, typer.Option(help="Resize images to size x size; 0 leaves them.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Samples a batch; the result does not depend on it.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks' noise.")] = 0,
+    name: Annotated[str, typer.Option(help="The model's name in the report.")] = "",
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    curve: Annotated[bool, typer.Option("--curve/--no-curve", help="Also sweep eps.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Go on although the sanity check fails.")] = False,
+) -> None:
+    """Audit your own image classifier: accuracy, robustness with intervals, pictures of its failures, one HTML page.
+
+    The factory returns an `nn.Module` that maps images in [0, 1] to logits; normalisation belongs inside it.
+
+    Example: `tutelage audit my_net.py:build --weights my_net.safetensors --data test_images/ --threats linf@8/255,l2@0.5 --out audit/`
+    """
+    import torch
+
+    from tutelage.auditing.audit import audit as run_audit
+    from tutelage.core.progress import shown
+    from tutelage.core.runs import Run
+    from tutelage.data.readers import read_images
+    from tutelage.models.loading import load_model
+    from tutelage.threats.suite import parse_threat
+
+    wanted = [part for part in threats.split(",") if part.strip()]
+    if not wanted:
+        raise InputError("threats", threats, "at least one threat, such as linf@8/255")
+    for part in wanted:
+        parse_threat(part)
+    for option, value, least in (("n", n, 0), ("size", size, 0), ("batch-size", batch_size, 1)):
+        if value < least:
+            raise InputError(option, value, f"at least {least}")
+    images = read_images(Path(data), size=size or None)
+    try:
+        net = load_model(model, weights).to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise InputError("device", device, f"a device of this machine ({error})") from error
+    with shown() as progress:
+        result = run_audit(
+            net, images, threats=wanted, n=n or None, batch_size=batch_size, seed=seed, curve=curve, force=force,
+            name=name or model, progress=progress,
+        )  # fmt: skip
+    config: dict[str, Any] = {"model": model, "weights": str(weights or ""), "data": data, **result.settings}
+    Run.create(folder, "audit", config, device)
+    page = result.save(folder)
+    out.print(audit_table({result.model["name"]: result}))
+    if result.status != "reliable":
+        for warning in result.warnings:
+            out.print(f"[bold yellow]unreliable[/] {escape(warning)}")
+    out.print(f"report: {page}", soft_wrap=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- demo
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where the report and the student's weights go.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A few seconds on a few images, to see that it works.")] = False,
+) -> None:
+    """The main job on bundled images: two teachers, one small robust student (B-MTARD), all three audited.
+
+    About four minutes on two CPU cores. The report has tables, curves and pictures.
+    """
+    from tutelage.app.demo import run_demo
+    from tutelage.core.progress import shown
+
+    with shown() as progress:
+        audits, page = run_demo(folder, seed=seed, quick=quick, progress=progress)
+    out.print(audit_table(audits))
+    out.print(f"report: {page}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which extras are missing and how to get them, the devices, the cache and the data folder."""
+    from tutelage.app.doctor import examine
+
+    for title, table in examine():
+        out.print(f"[bold]{title}[/]")
+        out.print(table)
+        out.print()
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def audit_table(audits: dict[str, AuditResult]) -> Table:
+    """Models x (clean, each threat's worst case), with 95 % intervals."""
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", caption="accuracy in per cent [95 % interval]", caption_justify="left"
+    )
+    table.add_column("model")
+    first = next(iter(audits.values()))
+    rows = [("clean", "clean")] + [(t, r.name) for t in first.threats for r in first.rows if r.category == t]
+    for category, stage in rows:
+        table.add_column(escape(category if category == "clean" else f"{category}\n{stage}"), justify="right", no_wrap=True)
+    for name, result in audits.items():
+        cells = [result.row(category, stage) for category, stage in rows]
+        table.add_row(escape(name), *[f"{100 * c.value:.1f} \\[{100 * c.ci95[0]:.1f}, {100 * c.ci95[1]:.1f}]" for c in cells])
+    return table
+
+
+def _print_claim(result: ClaimResult) -> None:
+    metrics = list(dict.fromkeys(key for row in result.rows for key in row.metrics))[:4]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("arm", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    for arm in result.arms:
+        means = []
+        for metric in metrics:
+            values = list(result.values(arm, metric).values())
+            means.append(f"{sum(values) / len(values):.2f}" if values else "-")
+        table.add_row(arm + (" (control)" if arm in result.controls else ""), *means)
+    out.print(f"[bold]{result.slug} at {result.scale} scale[/]: {_coloured(result.verdict)}   (means over units)")
+    out.print(table)
+    verdicts = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("sentence", "difference [95 % interval]", "margin", "verdict"):
+        verdicts.add_column(column)
+    for c in result.claims:
+        verdicts.add_row(
+            ("[bold]primary[/] " if c.primary else "") + escape(c.sentence),
+            f"{c.difference:+.2f} \\[{c.ci95[0]:+.2f}, {c.ci95[1]:+.2f}]",
+            f"{c.margin:g}",
+            _coloured(c.verdict),
+        )
+    out.print(verdicts)
+
+
+def _coloured(state: str) -> str:
+    colours = {"holds": "green", "does not hold": "red", "undecided": "yellow", "planned": "dim"}
+    colour = colours.get(state.removesuffix(" (stale)"))
+    return f"[{colour}]{state}[/]" if colour else state
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError("set", text, "key=value")
+    return key.strip(), value.strip()
+
+
+__all__ = ["app", "audit_table", "main", "run"]

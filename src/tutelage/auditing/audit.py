@@ -1,0 +1,301 @@
+"""`audit`: how does my model break, and how sure are we?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.auditing.measure import Measured, attack_set, device_of, predict
+from tutelage.auditing.result import AuditResult, AuditRow, Curve, Example, accuracy_row
+from tutelage.core.environment import environment
+from tutelage.core.errors import AuditError, InputError
+from tutelage.core.progress import QUIET, Progress
+from tutelage.core.rng import generator
+from tutelage.core.stats import wilson
+from tutelage.data.images import ImageSet
+from tutelage.data.readers import Images, as_images
+from tutelage.models.checks import check_labels, check_logits, look_like_probabilities
+from tutelage.models.guard import evaluating
+from tutelage.models.loading import fingerprint
+from tutelage.threats.budgets import Budget
+from tutelage.threats.engine import PGD
+from tutelage.threats.objectives import margin
+from tutelage.threats.suite import Suite, parse_threat
+
+CURVE_FACTORS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+CURVE_SAMPLES = 500
+EXAMPLES = 24
+
+
+def audit(
+    model: nn.Module,
+    data: Images,
+    *,
+    threats: Sequence[str | Budget | PGD | Suite] = ("linf@8/255",),
+    slices: Mapping[str, Sequence[int] | Tensor] | None = None,
+    n: int | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    curve: bool = True,
+    force: bool = False,
+    name: str | None = None,
+    progress: Progress = QUIET,
+) -> AuditResult:
+    """Measure a classifier on clean data and under threats, with 95 % intervals, a curve over eps and the worst examples.
+
+    model: nn.Module, images (B, C, H, W) in [0, 1] -> logits (B, classes), normalisation inside. It is used in evaluation
+        mode on the device where it is and handed back unchanged.
+    data: labelled images: a path (folder of class folders, .npz, .parquet), an ImageSet, (images, labels), a Dataset or
+        a DataLoader.
+    threats: budgets (`Linf(8/255)`, or "linf@8/255": the standard suite), single attacks ("fgsm:linf@8/255",
+        "pgd-50:l2@0.5", a `PGD`) or suites. Budgets are in input units, pixels in [0, 1].
+    slices: name -> positions (or a mask) of a part of the data to report apart. n: use n samples, class shares kept.
+    curve: also sweep eps, on at most 500 samples. force: go on although the sanity check fails.
+
+    The sanity check comes first. It raises AuditError for outputs that are probabilities and for an accuracy that is not
+    above chance, InputError for wrong shapes, ranges, labels, NaN or unknown threats; before any attack.
+    """
+    start = time.monotonic()
+    if not isinstance(model, nn.Module):
+        raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
+    suites = [_suite(threat) for threat in threats]
+    if batch_size < 1:
+        raise InputError("batch_size", batch_size, "at least 1")
+    images = as_images(data)
+    if n is not None and n != len(images):
+        images = images.split_off(n, split=images.split)[1]
+    masks = _masks(slices or {}, len(images))
+    warnings = list(_sanity(model, images, force))
+
+    clean = predict(model, images, batch_size=batch_size, progress=progress).argmax(1) == images.labels
+    warnings += _above_chance(clean, images, force)
+    rows = [accuracy_row("clean", "clean", clean)]
+    right: dict[str, Tensor] = {"clean": clean}
+    curves: list[Curve] = []
+    examples: list[Example] = []
+    cost: list[dict[str, object]] = []
+    for suite in suites:
+        threat = str(suite.budget) if suite.label else suite.name
+        measured = attack_set(model, images, suite, seed=seed, batch_size=batch_size, progress=progress)
+        # an attack never heals: what is wrong on clean data stays wrong
+        rows += [accuracy_row(threat, stage, ~broken) for stage, broken in measured.stages.items()]
+        rows.append(accuracy_row(threat, "worst case", ~measured.broken))
+        right[threat] = ~measured.broken
+        warnings += [f"{threat}: {warning}" for warning in measured.warnings]
+        cost.append({"threat": threat, "forward": measured.forward, "backward": measured.backward})
+        sweep = _sweep(model, images, suite.budget, seed, batch_size, progress) if curve else None
+        if sweep is not None:
+            curves.append(sweep.curve)
+        examples += _examples(model, images, clean, measured, threat, suite.budget, sweep, batch_size)
+    rows += _parts(images, masks, right)
+    return AuditResult(
+        rows=rows,
+        curves=curves,
+        examples=examples,
+        classes=images.classes,
+        status="unreliable" if warnings else "reliable",
+        warnings=warnings,
+        settings={
+            "seed": seed,
+            "batch_size": batch_size,
+            "threats": [_describe(suite) for suite in suites],
+            "cost": cost,
+            "curve": f"PGD-20 on cross-entropy, then on the margin; at most {CURVE_SAMPLES} samples" if curve else "none",
+        },
+        model={
+            "name": name or type(model).__name__,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "sha256": fingerprint(model),
+        },
+        data={**images.describe(), "classes": len(images.classes)},
+        environment=environment(str(device_of(model))),
+        seconds=time.monotonic() - start,
+        predictions={threat: mask.tolist() for threat, mask in right.items()},
+    )
+
+
+def _suite(threat: str | Budget | PGD | Suite) -> Suite:
+    if isinstance(threat, str):
+        return parse_threat(threat)
+    if isinstance(threat, Budget):
+        suite = Suite.standard(threat)
+    elif isinstance(threat, PGD):
+        suite = Suite(threat.budget, ((threat.name, threat),))
+    elif isinstance(threat, Suite):
+        suite = threat
+    else:
+        raise InputError("threats", threat, "budgets such as Linf(8/255), attacks, suites, or strings such as linf@8/255")
+    if isinstance(suite.budget.eps, Tensor):
+        raise InputError("threats", "a budget with one eps a sample", "one eps for the whole set")
+    return suite
+
+
+def _masks(slices: Mapping[str, Sequence[int] | Tensor], n: int) -> dict[str, Tensor]:
+    masks = {}
+    for name, part in slices.items():
+        index = torch.as_tensor(part)
+        mask = index if index.dtype == torch.bool else torch.zeros(n, dtype=torch.bool)
+        if index.dtype == torch.bool:
+            if index.shape != (n,):
+                raise InputError("slices", f"{name!r}: a mask of shape {tuple(index.shape)}", f"shape ({n},)")
+        elif len(index) and (int(index.min()) < 0 or int(index.max()) >= n):
+            raise InputError("slices", f"{name!r}: position {int(index.max())}", f"positions from 0 to {n - 1}")
+        else:
+            mask[index.long()] = True
+        if not bool(mask.any()):
+            raise InputError("slices", f"{name!r} without samples", "at least one sample")
+        masks[name] = mask
+    return masks
+
+
+def _sanity(model: nn.Module, images: ImageSet, force: bool) -> Sequence[str]:
+    """One small batch before everything: shapes, NaN, labels, probabilities, randomness."""
+    x, y = images[list(range(min(32, len(images))))]
+    x = x.to(device_of(model))
+    with torch.no_grad(), evaluating(model):
+        try:
+            outputs = model(x)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise InputError(
+                "model", f"{type(error).__name__} on images of shape {tuple(x.shape)}: {error}", "logits"
+            ) from error
+        logits = check_logits(outputs, len(x))
+        check_labels(y, len(x), logits.shape[1], name="label")
+        again = model(x)
+    check_labels(images.labels, len(images), logits.shape[1], name="label")
+    warnings = []
+    if look_like_probabilities(logits):
+        message = "the model returns probabilities (rows in [0, 1] that sum to 1), and gradients through a softmax vanish: return logits"
+        if not force:
+            raise AuditError(f"{message}, or pass force=True (--force) to audit it as it is")
+        warnings.append(message)
+    if not torch.allclose(logits, again, atol=1e-4, rtol=1e-4):
+        warnings.append("the model is random: the same input gave different logits; use attacks with eot > 1")
+    if logits.shape[1] > len(images.classes):
+        warnings.append(
+            f"the model has {logits.shape[1]} outputs, the data {len(images.classes)} classes: are the labels in the model's order?"
+        )
+    return warnings
+
+
+def _above_chance(clean: Tensor, images: ImageSet, force: bool) -> list[str]:
+    n, hits = len(clean), int(clean.sum())
+    chance = float(images.labels.bincount().max()) / n
+    if wilson(hits, n).lo > chance or (hits == n and n > 1):
+        return []
+    message = (
+        f"clean accuracy {hits / n:.1%} on {n} samples is not above {chance:.1%}, what always naming the largest class gives; "
+        "check weights, label order, value range and normalisation"
+    )
+    if not force:
+        raise AuditError(f"{message} (force=True or --force audits anyway)")
+    return [message]
+
+
+def _parts(images: ImageSet, masks: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> list[AuditRow]:
+    rows = []
+    for under, mask in right.items():
+        for c, name in enumerate(images.classes):
+            mine = images.labels == c
+            if bool(mine.any()):
+                rows.append(accuracy_row("class", name, mask[mine], under=under))
+        rows += [accuracy_row("slice", name, mask[part], under=under) for name, part in masks.items()]
+    return rows
+
+
+@dataclass
+class _Sweep:
+    curve: Curve
+    breaks_at: dict[int, float]  # position in the audited set -> smallest eps that broke it
+
+
+def _sweep(model: nn.Module, images: ImageSet, budget: Budget, seed: int, batch_size: int, progress: Progress) -> _Sweep:
+    """Accuracy over eps, from small to large; what a small budget broke is broken in every larger one."""
+    assert not isinstance(budget.eps, Tensor)
+    positions = torch.arange(len(images))
+    if len(images) > CURVE_SAMPLES:
+        order = torch.randperm(len(images), generator=generator(seed, "curve"))
+        positions = order[:CURVE_SAMPLES].sort().values
+    part = images.take(positions)
+    broken = predict(model, part, batch_size=batch_size).argmax(1) != part.labels
+    breaks_at = torch.where(broken, 0.0, torch.inf)
+    eps_grid, shares = [0.0], [accuracy_row("", "", ~broken)]
+    with progress.task(f"curve over {budget.norm} eps", len(CURVE_FACTORS)) as task:
+        for factor in CURVE_FACTORS:
+            scaled = budget.scaled(factor)
+            attacks = Suite(scaled, (("CE", PGD(scaled)), ("margin", PGD(scaled, objective=margin))))
+            left = (~broken).nonzero().squeeze(1)
+            if len(left):
+                found = attack_set(model, part.take(left), attacks, seed=seed, batch_size=batch_size)
+                hit = left[found.broken]
+                broken[hit] = True
+                breaks_at[hit] = budget.eps * factor
+            eps_grid.append(budget.eps * factor)
+            shares.append(accuracy_row("", "", ~broken))
+            task.advance()
+    curve = Curve(budget.norm, tuple(eps_grid), tuple(s.value for s in shares), tuple(s.ci95 for s in shares), len(part))
+    return _Sweep(curve, {int(p): float(b) for p, b in zip(positions, breaks_at, strict=True) if b < torch.inf})
+
+
+def _examples(
+    model: nn.Module,
+    images: ImageSet,
+    clean: Tensor,
+    measured: Measured,
+    threat: str,
+    budget: Budget,
+    sweep: _Sweep | None,
+    batch_size: int,
+) -> list[Example]:
+    """The broken samples that needed the smallest change, then those with the most confident mistake."""
+    turned = (clean & measured.broken).nonzero().squeeze(1)
+    if not len(turned):
+        return []
+    originals, labels = images[turned]
+    x_adv = measured.x_adv[turned]
+    device = device_of(model)
+    with torch.no_grad(), evaluating(model):
+        logits = torch.cat([model(part.to(device)).float().cpu() for part in torch.split(x_adv, batch_size)])
+    confidence, predicted = logits.softmax(1).max(1)
+    sizes = budget.size(originals, x_adv)
+    known = sweep.breaks_at if sweep else {}
+    largest = float(budget.eps)
+    rank = [(known.get(int(p), largest), -float(c)) for p, c in zip(turned, confidence, strict=True)]
+    order = sorted(range(len(turned)), key=rank.__getitem__)[:EXAMPLES]
+    return [
+        Example(
+            threat=threat,
+            index=int(turned[i]),
+            label=int(labels[i]),
+            predicted=int(predicted[i]),
+            confidence=float(confidence[i]),
+            size=float(sizes[i]),
+            breaks_at=known.get(int(turned[i]), 0.0),
+            clean=originals[i].clone(),
+            adversarial=x_adv[i].clone(),
+        )
+        for i in order
+    ]
+
+
+def _describe(suite: Suite) -> dict[str, object]:
+    return {
+        "budget": str(suite.budget),
+        "attacks": [
+            {
+                "name": name,
+                "steps": attack.steps,
+                "restarts": attack.restarts,
+                "step_size": attack.step_size
+                if attack.step_size is not None
+                else f"{attack.relative_step or 2.5 / attack.steps:g} eps",
+                "start": attack.start,
+                "eot": attack.eot,
+            }
+            for name, attack in suite.attacks
+        ],
+    }

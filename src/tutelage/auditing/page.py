@@ -1,0 +1,364 @@
+"""The skeleton of every HTML page: one self-contained file of sections, tables, figures and small images.
+
+A report is data: a `Page` of `Section`s of blocks. The template knows how a block looks, a report only what it says.
+Nothing on a page is loaded from anywhere: styles, figures (SVG) and images (data URIs) are inside, and a content
+security policy forbids the rest. Jinja2 escapes every string; only `figure_svg` makes markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from tutelage import __version__
+from tutelage.core.errors import InputError
+from tutelage.core.files import write_atomic
+
+# ------------------------------------------------------------------------------------------------------------- blocks
+
+Tone = Literal["good", "bad", "warn", "plain"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Paragraphs in words."""
+
+    kind: ClassVar[str] = "text"
+    paragraphs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that must not be overlooked. The tone is also said by the title, never by colour alone."""
+
+    kind: ClassVar[str] = "notice"
+    title: str
+    items: Sequence[str] = ()
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A table cell with a tag beside its value, such as "best"."""
+
+    text: str
+    tag: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first cell of a row is its header.
+
+    align: a letter a column, the last for all that follow: "l" words, "n" words kept on one line, "a" long strings broken
+    anywhere, "r" numbers.
+
+    groups: (text, columns) pairs of a header line above the header, if columns belong together.
+    """
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str | Mark]]
+    align: str = "lr"
+    groups: Sequence[tuple[str, int]] = ()
+    note: str = ""
+
+    def side(self, column: int) -> str:
+        return self.align[min(column, len(self.align) - 1)]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values; mappings and sequences are written out."""
+
+    kind: ClassVar[str] = "facts"
+    pairs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure from `figure_svg` and what it shows."""
+
+    kind: ClassVar[str] = "picture"
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Small images side by side, each (label, data URI, text for those who cannot see it), under one caption."""
+
+    images: Sequence[tuple[str, str, str]]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    kind: ClassVar[str] = "gallery"
+    tiles: Sequence[Tile]
+
+
+@dataclass(frozen=True)
+class Code:
+    """What to type."""
+
+    kind: ClassVar[str] = "code"
+    text: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """A plain link to a paper: followed by a reader, never loaded by the page."""
+
+    kind: ClassVar[str] = "link"
+    before: str
+    url: str
+
+
+Block = Text | Notice | Table | Facts | Picture | Gallery | Code | Link
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    blocks: Sequence[Block]
+    sections: Sequence[Section] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """kicker: the kind of page, above the title. blocks: what is said before the first section."""
+
+    title: str
+    kicker: str
+    blocks: Sequence[Block]
+    sections: Sequence[Section]
+
+
+def write_page(path: Path, page: Page) -> Path:
+    """Render `page` and write it, whole or not at all."""
+    write_atomic(path, _template().render(page=page, version=__version__, plain=plain))
+    return path
+
+
+@cache
+def _template() -> Any:
+    loader = PackageLoader("tutelage.auditing", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("page.html.j2")
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+
+
+def percent(value: float, ci95: tuple[float, float] | None = None) -> str:
+    """A share in [0, 1] as per cent, with its interval: "84.1 % [82.4, 85.7]"."""
+    text = f"{100 * value:.1f} %"
+    return text if ci95 is None else f"{text} [{100 * ci95[0]:.1f}, {100 * ci95[1]:.1f}]"
+
+
+def measured(value: float, ci95: tuple[float, float] | None = None, *, signed: bool = False) -> str:
+    """A number with its interval, to two digits of the interval's half width: "+0.93 [+0.21, +1.65]"."""
+    half = (ci95[1] - ci95[0]) / 2 if ci95 else 0.0
+    decimals = min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 1e-9 else 2
+    numbers = [f"{number:{'+' if signed else ''}.{decimals}f}" for number in (value, *(ci95 or ()))]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if ci95 else numbers[0]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader would say them: "8.4 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plain(value: Any) -> str:
+    """Any JSON value in one line of words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(item) for item in value)
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def titled(values: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
+    """The entries of a settings mapping under names for people: {"batch_size": 256} -> {"Batch size": 256}."""
+    return {key.replace("_", " ").capitalize(): value for key, value in values.items() if key not in without}
+
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+def png_data_uri(array: Any) -> str:
+    """An image as a data URI: (H, W), (1, H, W) or (3, H, W), floats in [0, 1] or uint8; tensors and arrays.
+
+    Written pixel for pixel; the page enlarges it without smoothing. Raises InputError for other shapes.
+    """
+    pixels = np.asarray(array)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3):
+        pixels = pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)
+    elif pixels.ndim != 2:
+        raise InputError("array", f"shape {pixels.shape}", "an image (H, W), (1, H, W) or (3, H, W)")
+    if pixels.dtype != np.uint8:
+        pixels = np.round(np.clip(pixels, 0.0, 1.0) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+# Colours of the light page; in an SVG on a page each becomes a variable that the dark style sets anew. After Okabe and
+# Ito (2008): told apart by colour-blind readers too. Markers differ as well.
+INK, SURFACE, MUTED, GRID = "#000000", "#ffffff", "#666a73", "#d9dce1"
+SERIES = ("#0072b2", "#c8500a", "#008a65", "#a8477e", "#b37400", "#4b4fb5")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_VARIABLES = {
+    INK: "currentColor",
+    SURFACE: "var(--surface, #fff)",
+    MUTED: f"var(--muted, {MUTED})",
+    GRID: f"var(--grid, {GRID})",
+    **{colour: f"var(--series-{i}, {colour})" for i, colour in enumerate(SERIES, 1)},
+}
+_COLOUR = re.compile("|".join(_VARIABLES))
+
+
+def new_figure(height: float = 4.0, panels: Sequence[float] = (1.0,), width: float = 6.6) -> tuple[Figure, list[Any]]:
+    """A figure of `width` x `height` inches and its axes, one above the other with heights in the ratio `panels`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": list(panels)})
+    axes = list(grid[:, 0])
+    for one in axes:
+        one.grid(color=GRID, linewidth=0.7)
+        one.set_axisbelow(True)
+        one.spines[["top", "right"]].set_visible(False)
+        one.spines[["left", "bottom"]].set_color(MUTED)
+        one.tick_params(color=MUTED, labelsize=9.5)
+    return figure, axes
+
+
+def figure_svg(fig: Figure, alt: str = "") -> Markup:
+    """A matplotlib figure as inline SVG: no header, ids of its own, no background, text as text in the page's font.
+
+    Black, white and the colours above follow the light or dark style of the page. alt: what the figure shows, in words.
+    """
+    buffer = io.StringIO()
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "tutelage"}  # the salt: the same figure gives the same text
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")  # the reader's fonts draw the text, not ours
+        fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8] + "-"
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = re.sub(r"<style.*?</style>|<metadata.*?</metadata>", "", body, count=2, flags=re.DOTALL)
+    # '>' is escaped in texts and attributes, so these are the tags and only they
+    body = re.sub(r"<[^>]*>", lambda tag: _inline(tag[0], prefix), body)
+    width, height = fig.get_size_inches()
+    head = (
+        f'<svg viewBox="0 0 {72 * width:g} {72 * height:g}" width="{96 * width:.0f}" height="{96 * height:.0f}" '
+        f'fill="currentColor" role="img" aria-label="{html.escape(alt or "figure")}">'
+    )
+    return Markup(head + body.strip())
+
+
+def _inline(tag: str, prefix: str) -> str:
+    """One tag of matplotlib's SVG, fit to stand in a page beside others."""
+    tag = re.sub(r'\bid="', f'id="{prefix}', tag)
+    tag = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}', tag).replace("xlink:href=", "href=")
+    tag = tag.replace("url(#", f"url(#{prefix}")
+    if 'style="' not in tag:
+        return tag
+    tag = re.sub(r"font-family:[^;\"]*;? ?", "", tag)
+    return _COLOUR.sub(lambda colour: _VARIABLES[colour[0]], tag)
+
+
+@dataclass(frozen=True)
+class Label:
+    """The name of a point (x, y) in data coordinates."""
+
+    x: float
+    y: float
+    text: str
+    colour: str = INK
+    bold: bool = False
+
+
+def place_labels(axes: Any, labels: Sequence[Label], bars: Sequence[tuple[float, float, float, float]] = ()) -> None:
+    """Write each label beside its point where it covers least of the other labels, points and `bars`.
+
+    bars: error bars as (x0, y0, x1, y1) in data coordinates. Call it last: the layout of the figure is fixed here.
+    Labels that had to move away get a thin line to their point. The first ones choose first.
+    """
+    figure = axes.figure
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    scale = figure.dpi / 72
+
+    def points(xy: Any) -> Any:
+        return axes.transData.transform(xy) / scale
+
+    frame = Bbox(axes.bbox.get_points() / scale)
+    style = [{"fontsize": 9, "fontweight": "bold" if one.bold else "normal", "parse_math": False} for one in labels]
+    sizes = []
+    for one, look in zip(labels, style, strict=True):
+        probe = axes.text(one.x, one.y, one.text, **look)
+        extent = probe.get_window_extent(renderer)
+        sizes.append((extent.width / scale + 3, extent.height / scale + 1))
+        probe.remove()
+    spots = [points((one.x, one.y)) for one in labels]
+    fixed = [(Bbox([spot - 4, spot + 4]), 5.0) for spot in spots]
+    fixed += [(Bbox([points(bar[:2]) - 0.7, points(bar[2:]) + 0.7]), 2.0) for bar in bars]
+    boxes: list[Bbox | None] = [None] * len(labels)
+    offsets = [np.zeros(2)] * len(labels)
+    steps = [(reach, 2 * math.pi * turn / 16) for reach in (6, 10, 16, 24, 34, 46, 60, 76) for turn in range(16)]
+    for i in [*range(len(labels))] * 3:  # first come, first served; then twice again, knowing the others
+        others = fixed + [(box, 20.0) for j, box in enumerate(boxes) if box is not None and j != i]
+        half = np.array(sizes[i]) / 2
+        best = math.inf
+        for reach, angle in steps:
+            offset = np.array([math.cos(angle) * (reach + half[0]), math.sin(angle) * (reach + half[1])])
+            box = Bbox([spots[i] + offset - half, spots[i] + offset + half])
+            cost = 1.5 * reach + sum(weight * _shared(box, other) for other, weight in others)
+            cost += 50 * (4 * half[0] * half[1] - _shared(box, frame))
+            if cost < best:
+                best, boxes[i], offsets[i] = cost, box, offset
+    for one, look, offset, size in zip(labels, style, offsets, sizes, strict=True):
+        away = math.hypot(max(0, abs(offset[0]) - size[0] / 2), max(0, abs(offset[1]) - size[1] / 2)) > 13
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4} if away else None
+        axes.annotate(
+            one.text, (one.x, one.y), xytext=tuple(offset), textcoords="offset points", ha="center", va="center",
+            color=one.colour, arrowprops=line, annotation_clip=False, zorder=5, **look,
+        )  # fmt: skip
+
+
+def _shared(a: Bbox, b: Bbox) -> float:
+    """The area that two boxes have in common."""
+    return float(max(0.0, min(a.x1, b.x1) - max(a.x0, b.x0)) * max(0.0, min(a.y1, b.y1) - max(a.y0, b.y0)))

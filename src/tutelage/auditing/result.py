@@ -1,0 +1,145 @@
+"""What an audit returns: rows with intervals, curves, the worst examples, and everything that made them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tutelage.core.errors import InputError, MissingError
+from tutelage.core.files import write_atomic, write_json
+from tutelage.core.stats import wilson
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One measured share. category: "clean", a threat such as "linf@8/255", "class" or "slice" (then `under` is "clean" or
+    the threat). name: the attack, class or slice. value: accuracy in [0, 1]; ci95: its Wilson interval; n: samples.
+    """
+
+    category: str
+    name: str
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    under: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy over budget size for one norm, on `n` samples: eps (K,), accuracy (K,), ci95 (K pairs)."""
+
+    norm: str
+    eps: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    ci95: tuple[tuple[float, float], ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sample that was right and could be turned: images (C, H, W) in [0, 1], class indices, the size of the change.
+
+    breaks_at: the smallest eps of the curve that broke it (0 if it was not on the curve). confidence: of the wrong class.
+    """
+
+    threat: str
+    index: int
+    label: int
+    predicted: int
+    confidence: float
+    size: float
+    breaks_at: float
+    clean: Tensor
+    adversarial: Tensor
+
+
+@dataclass
+class AuditResult:
+    """The outcome of `audit` for one model. Accuracies are shares in [0, 1]; intervals are 95 % Wilson intervals.
+
+    status: "reliable", or "unreliable" with the reasons in `warnings`. settings: seed, batch size, attacks and their cost in
+    samples passed. model: class name, parameters, SHA-256 of the weights. data: name, n, classes, SHA-256.
+    """
+
+    rows: list[AuditRow]
+    curves: list[Curve]
+    examples: list[Example]
+    classes: tuple[str, ...]
+    status: str
+    warnings: list[str]
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    environment: dict[str, Any]
+    seconds: float
+    predictions: dict[str, list[bool]] = field(default_factory=dict)  # per sample: right when clean, right under each threat
+
+    @property
+    def clean_accuracy(self) -> float:
+        return self.row("clean").value
+
+    def row(self, category: str, name: str | None = None) -> AuditRow:
+        """The row of a category; of a threat without a name, its worst case."""
+        found = [r for r in self.rows if r.category == category and (name is None or r.name == name)]
+        if not found:
+            raise InputError("category", category, f"one of {', '.join(dict.fromkeys(r.category for r in self.rows))}")
+        return found[-1]
+
+    @property
+    def threats(self) -> list[str]:
+        """Names of the threats, in the order in which they were given."""
+        return [c for c in dict.fromkeys(r.category for r in self.rows) if c not in ("clean", "class", "slice")]
+
+    def worst(self, k: int = 12, threat: str | None = None) -> list[Example]:
+        """The k samples that were broken with the smallest change, the most confident mistakes first among equals."""
+        return [e for e in self.examples if threat in (None, e.threat)][:k]
+
+    def save(self, folder: Path | str) -> Path:
+        """Write audit.json, examples.safetensors and report.html into `folder`; returns the path of the report."""
+        folder = Path(folder)
+        about = {key: value for key, value in asdict(self).items() if key != "examples"}
+        about["examples"] = [{k: v for k, v in vars(e).items() if k not in ("clean", "adversarial")} for e in self.examples]
+        images = {f"clean/{i}": e.clean.contiguous() for i, e in enumerate(self.examples)}
+        images |= {f"adversarial/{i}": e.adversarial.contiguous() for i, e in enumerate(self.examples)}
+        write_atomic(folder / "examples.safetensors", save(images))
+        write_json(folder / "audit.json", about)
+        return self.to_html(folder / "report.html")
+
+    def to_html(self, path: Path | str) -> Path:
+        """Write the report as one self-contained HTML page."""
+        from tutelage.auditing.report import write_report
+
+        return write_report(Path(path), {self.model["name"]: self})
+
+    @classmethod
+    def load(cls, folder: Path | str) -> AuditResult:
+        """Read back what `save` wrote."""
+        folder = Path(folder)
+        if not (folder / "audit.json").is_file():
+            raise MissingError(f"{folder} holds no audit (no audit.json)")
+        about = json.loads((folder / "audit.json").read_text())
+        images = load((folder / "examples.safetensors").read_bytes())
+        about["rows"] = [AuditRow(**{**row, "ci95": tuple(row["ci95"])}) for row in about["rows"]]
+        about["curves"] = [
+            Curve(c["norm"], tuple(c["eps"]), tuple(c["accuracy"]), tuple(map(tuple, c["ci95"])), c["n"])
+            for c in about["curves"]
+        ]
+        about["examples"] = [
+            Example(**e, clean=images[f"clean/{i}"], adversarial=images[f"adversarial/{i}"])
+            for i, e in enumerate(about["examples"])
+        ]
+        about["classes"] = tuple(about["classes"])
+        return cls(**about)
+
+
+def accuracy_row(category: str, name: str, right: Tensor, *, under: str = "", metric: str = "accuracy") -> AuditRow:
+    """A row from a mask (n,) of what was right."""
+    n, hits = len(right), int(right.sum())
+    interval = wilson(hits, n)
+    return AuditRow(category, name, metric, hits / n, (interval.lo, interval.hi), n, under)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tutelage
+
+EXTRAS = ("transformers", "peft", "gymnasium", "highspy", "librosa", "diffusers", "bm25s", "libcst", "trimesh", "ray", "mlflow")
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    assert not modules_after("import tutelage") & {"torch", "numpy", "scipy", "matplotlib", "accelerate", *EXTRAS}
+
+
+def test_the_public_names_need_no_extra():
+    loaded = modules_after("import tutelage; [getattr(tutelage, n) for n in tutelage.__all__]")
+    assert "torch" in loaded
+    assert not loaded & set(EXTRAS)
+
+
+def test_the_command_line_answers_help_without_torch():
+    assert "torch" not in modules_after("import tutelage.app.cli")
+
+
+def test_every_public_name_resolves_and_others_do_not():
+    assert set(tutelage.__all__) <= set(dir(tutelage))
+    for name in tutelage.__all__:
+        assert getattr(tutelage, name).__module__.startswith("tutelage."), name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        tutelage.no_such_name  # noqa: B018
+
+
+def test_version_is_the_same_everywhere(root: Path):
+    assert f'version = "{tutelage.__version__}"' in (root / "pyproject.toml").read_text()
+    assert f"version: {tutelage.__version__}" in (root / "CITATION.cff").read_text()
+    assert f"## [{tutelage.__version__}]" in (root / "CHANGELOG.md").read_text()

@@ -1,0 +1,225 @@
+"""Suites: worst case over attacks, told apart stage by stage; and the strings that name threats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tutelage.core.errors import InputError
+from tutelage.threats import FGSM, L2, PGD, AttackResult, Linf, Suite, cross_entropy, margin, parse_threat
+
+light = settings(max_examples=80, deadline=None, database=None, derandomize=True)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def problem(n: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
+    """A small net with kinks, samples that it gets right, but for the first four."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+        x = torch.rand(n, 5)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[:4] = (y[:4] + 1) % 3
+    return model, x, y
+
+
+def weak_to_strong() -> Suite:
+    """Three attacks of growing strength within one budget, the first two far from its edge."""
+    budget = Linf(0.12)
+    weak = PGD(budget, steps=1, step_size=0.03, start="clean")
+    middle = PGD(budget, steps=2, step_size=0.04, start="clean", objective=margin)
+    return Suite(budget, (("weak", weak), ("middle", middle), ("strong", PGD(budget, steps=10, restarts=2))))
+
+
+def test_the_standard_suite_is_what_it_says() -> None:
+    suite = Suite.standard(Linf(0.1))
+    assert [name for name, _ in suite.attacks] == ["FGSM", "PGD-20 x5 CE", "PGD-20 x5 margin"]
+    fgsm, ce, by_margin = (attack for _, attack in suite.attacks)
+    assert (fgsm.steps, fgsm.start) == (1, "clean")
+    assert (ce.steps, ce.restarts, ce.objective) == (20, 5, cross_entropy)
+    assert (by_margin.steps, by_margin.restarts, by_margin.objective) == (20, 5, margin)
+    assert all(attack.budget == Linf(0.1) for attack in (fgsm, ce, by_margin))
+
+
+def test_stages_are_cumulative_and_monotone() -> None:
+    model, x, y = problem()
+    result = weak_to_strong().run(model, x, y, seeded())
+    weak, middle, strong = result.stages
+    assert [stage.name for stage in result.stages] == ["weak", "middle", "strong"]
+    assert bool((weak.success <= middle.success).all())
+    assert bool((middle.success <= strong.success).all())
+    assert torch.equal(strong.success, result.success)
+    counts = [int(stage.success.sum()) for stage in result.stages]
+    assert 4 <= counts[0] < counts[1] < counts[2] < 24  # otherwise this test says nothing
+    assert result.forward == sum(stage.forward for stage in result.stages)
+    assert result.backward == sum(stage.backward for stage in result.stages)
+    with torch.no_grad():
+        assert torch.equal(model(result.x_adv).argmax(1) != y, result.success)
+
+
+def test_a_stage_sees_only_what_is_left() -> None:
+    model, x, y = problem()
+    result = weak_to_strong().run(model, x, y, seeded())
+    weak, middle, _ = result.stages
+    # weak: 24 clean, 20 at the start (4 are wrong already), 20 last looks
+    assert (weak.forward, weak.backward) == (24 + 20 + 20, 20)
+    left = 24 - int(weak.success.sum())
+    assert middle.forward <= left * (1 + 3)
+    assert middle.backward <= left * 2
+
+
+def test_a_suite_that_breaks_everything_stops_asking() -> None:
+    model, x, _ = problem()
+    with torch.no_grad():
+        wrong = (model(x).argmax(1) + 1) % 3
+    result = weak_to_strong().run(model, x, wrong, seeded())
+    assert bool(result.success.all())
+    assert torch.equal(result.x_adv, x)
+    assert [(stage.forward, stage.backward) for stage in result.stages] == [(24, 0), (0, 0), (0, 0)]
+
+
+def test_the_worst_case_is_the_union_of_the_attacks() -> None:
+    model, x, y = problem()
+    suite = weak_to_strong()
+    clean_starts = tuple((name, replace(attack, start="clean", restarts=1)) for name, attack in suite.attacks)
+    suite = replace(suite, attacks=clean_starts)
+    alone = [attack.run(model, x, y, seeded()).success for _, attack in suite.attacks]
+    union = torch.stack(alone).any(0)
+    result = suite.run(model, x, y, seeded())
+    assert torch.equal(result.success, union)
+    for i, stage in enumerate(result.stages):
+        assert torch.equal(stage.success, torch.stack(alone[: i + 1]).any(0))
+
+
+@dataclass(frozen=True)
+class Remembering(PGD):
+    """PGD that notes which samples it was given with which seeds."""
+
+    given: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def run_seeded(self, model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor, **extra: Any) -> AttackResult:
+        self.given.append((x.clone(), seeds.clone()))
+        return super().run_seeded(model, x, y, seeds, **extra)
+
+
+def test_the_union_holds_with_random_starts_and_the_same_seeds() -> None:
+    model, x, y = problem()
+    budget = Linf(0.06)
+    attacks = [Remembering(budget, steps=1), Remembering(budget, steps=2, objective=margin), Remembering(budget, steps=8)]
+    result = Suite(budget, tuple((str(i), attack) for i, attack in enumerate(attacks))).run(model, x, y, seeded(3))
+    alone = torch.zeros(24, dtype=torch.bool)
+    for attack, stage in zip(attacks, result.stages, strict=True):
+        (given, seeds), *_ = attack.given
+        rows = torch.tensor([int((x == row).all(1).nonzero()) for row in given])
+        for row, seed in zip(rows, seeds, strict=True):  # one at a time: neighbours do not matter
+            one = PGD.run_seeded(attack, model, x[row : row + 1], y[row : row + 1], seed[None])
+            alone[row] |= one.success[0]
+        assert torch.equal(alone, stage.success)
+    assert torch.equal(alone, result.success)
+    assert 4 < int(alone.sum()) < 24
+
+
+def test_survivors_do_not_depend_on_their_neighbours() -> None:
+    """A sample gets the same noise at the same place, whether a neighbour was broken by an earlier stage or not."""
+    model, x, y = problem()
+    suite = Suite(Linf(0.05), (("a", FGSM(Linf(0.05))), ("b", PGD(Linf(0.05), steps=3))))
+    one = suite.run(model, x, y, seeded(4))
+    other = y.clone()
+    other[:12] = (other[:12] + 1) % 3  # breaks most of the first half from the start, or mends it
+    two = suite.run(model, x, other, seeded(4))
+    torch.testing.assert_close(one.x_adv[12:], two.x_adv[12:], rtol=0, atol=1e-6)
+    assert torch.equal(one.success[12:], two.success[12:])
+
+
+def test_eps_per_sample_in_a_suite() -> None:
+    model, x, y = problem()
+    budget = Linf(torch.linspace(0, 0.3, 24))
+    suite = Suite(budget, (("one", PGD(budget, steps=2)), ("two", PGD(budget, steps=10, objective=margin))))
+    result = suite.run(model, x, y, seeded())
+    assert bool(((result.x_adv - x).abs().amax(1) <= budget.eps * (1 + 1e-5) + 1e-6).all())
+
+
+def test_warnings_name_their_stage() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1)
+
+    result = Suite.standard(Linf(0.1)).run(Flat(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), seeded())
+    assert [warning.split(":")[0] for warning in result.warnings] == ["FGSM", "PGD-20 x5 CE", "PGD-20 x5 margin"]
+
+
+# Names
+
+
+@pytest.mark.parametrize(("text", "budget"), [("linf@8/255", Linf(8 / 255)), (" l2@0.5 ", L2(0.5))])
+def test_a_bare_budget_is_the_standard_suite(text: str, budget: Any) -> None:
+    assert parse_threat(text) == Suite.standard(budget)
+
+
+def test_one_attack_by_name() -> None:
+    (fgsm,) = parse_threat("fgsm:linf@8/255").attacks
+    assert fgsm == ("FGSM", FGSM(Linf(8 / 255)))
+    (pgd,) = parse_threat("pgd-50:l2@0.5").attacks
+    assert pgd == ("PGD-50", PGD(L2(0.5), steps=50))
+
+
+def test_a_threat_has_the_name_of_what_it_runs() -> None:
+    assert parse_threat("linf@8/255").name == "linf@8/255 standard suite"
+    names = {text: parse_threat(text).name for text in ("linf@8/255", "fgsm:linf@8/255", "pgd-50:linf@8/255")}
+    assert len(set(names.values())) == 3
+    assert "standard" not in names["fgsm:linf@8/255"]
+    assert "PGD-50" in names["pgd-50:linf@8/255"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":",
+        "linf",
+        ":linf@0.1",
+        "fgsm:",
+        "fgsm",
+        "fgsm@0.1",
+        "square:linf@0.1",
+        "pgd:linf@0.1",
+        "pgd-:linf@0.1",
+        "pgd-0:linf@0.1",
+        "pgd--1:linf@0.1",
+        "pgd-1.5:linf@0.1",
+        "pgd-²:linf@0.1",
+        "pgd-20:linf@0",
+        "pgd-20:l7@0.1",
+        "fgsm:pgd-20:linf@0.1",
+    ],
+)
+def test_bad_threat_strings(text: str) -> None:
+    with pytest.raises(InputError, match=r"^threats: got .*, wanted "):
+        parse_threat(text)
+
+
+@light
+@given(
+    st.one_of(
+        st.text(max_size=14),
+        st.text("pgdfsmlin:@0189/-.e ", max_size=16),
+        st.text("0123456789-.", max_size=4).map(lambda steps: f"pgd-{steps}:linf@0.1"),
+    )
+)
+def test_any_text_is_a_suite_or_an_input_error(text: str) -> None:
+    try:
+        suite = parse_threat(text)
+    except InputError:
+        return
+    assert suite.attacks
+    assert all(attack.steps >= 1 for _, attack in suite.attacks)
