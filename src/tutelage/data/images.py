@@ -80,7 +80,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
         order: Sampler[int] = SequentialSampler(self) if generator is None else RandomSampler(self, generator=generator)
         batches = BatchSampler(order, batch_size, drop_last)
         # a loader draws a seed for its workers; without a generator of its own it would draw from the global one
-        return DataLoader(self, sampler=batches, batch_size=None, generator=generator or torch.Generator())
+        return DataLoader(self, sampler=batches, batch_size=None, generator=torch.Generator())
 
     def describe(self) -> dict[str, Any]:
         """The entry of this set in a result."""
