@@ -10,10 +10,10 @@ demo: $(VENV)/.base
 	$(BIN)/tutelage demo --out runs/demo
 
 test: $(VENV)/.full lint
-	$(BIN)/python -m pytest -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term:skip-covered
 
 test-all: $(VENV)/.full lint
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.full
 	$(BIN)/ruff format --check .

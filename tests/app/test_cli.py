@@ -56,7 +56,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-AUDIT = ["audit", "my_net.py:build", "--weights", "net.safetensors", "--data", "test.npz", "--threats", "pgd-2:linf@0.1", "--no-curve"]
+AUDIT = [
+    "audit",
+    "my_net.py:build",
+    "--weights",
+    "net.safetensors",
+    "--data",
+    "test.npz",
+    "--threats",
+    "pgd-2:linf@0.1",
+    "--no-curve",
+]
 
 
 def changed(**options: str) -> list[str]:
@@ -114,6 +124,8 @@ WRONG = {
     "factory of a number": (changed(model="my_net.py:number"), "returns an nn.Module"),
     "too many samples": (changed(n="5000"), "n: got 5000"),
     "negative batch": (changed(batch_size="-1"), "batch-size: got -1"),
+    "output that is a file": (changed(out="my_net.py"), "out: got my_net.py, wanted a folder"),
+    "output below a file": (["demo", "--quick", "--out", "my_net.py/demo"], "is a file"),
     "no such device": (changed(device="warp"), "device: got warp"),
     "unknown system": (["run", "mtrd"], "such as mtard"),
     "planned system": (["run", "rscp-plus"], "planned"),
@@ -160,7 +172,7 @@ def test_list_show_and_doctor(capsys):
     entries = json.loads(capsys.readouterr().out)
     assert len(entries) == 64
     assert next(e for e in entries if e["slug"] == "mtard")["status"] != "planned"
-    assert run(["list", "--room", "distill", "--search", "two robust"]) == 0
+    assert run(["list", "--room", "distill", "--search", "clean robust teacher"]) == 0
     assert "mtard" in capsys.readouterr().out
     assert run(["show", "mtard"]) == 0
     shown = capsys.readouterr().out

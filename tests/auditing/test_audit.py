@@ -29,7 +29,13 @@ def net() -> nn.Module:
     with seeded(0):
         model = SmallCNN(8)
     train = tutelage.fashion_mnist_subset("train").take(slice(0, 1500))
-    fit(model, CrossEntropy(), train.loader(50, generator=generator(0)), epochs=2, optimizer=SGD(model.parameters(), lr=0.1, momentum=0.9))
+    fit(
+        model,
+        CrossEntropy(),
+        train.loader(50, generator=generator(0)),
+        epochs=2,
+        optimizer=SGD(model.parameters(), lr=0.1, momentum=0.9),
+    )
     return model
 
 
@@ -45,9 +51,7 @@ def test_rows_are_the_shares_that_a_plain_loop_finds(net, data, result):
     leaf = x.clone().requires_grad_()
     grad = torch.autograd.grad(nn.functional.cross_entropy(net(leaf), y, reduction="sum"), leaf)[0]
     attacked = net((x + 0.1 * grad.sign()).clamp(0, 1)).argmax(1) == y
-    assert result.row(result.threats[0]).value == pytest.approx(
-        float((clean & attacked).double().mean())
-    )
+    assert result.row(result.threats[0]).value == pytest.approx(float((clean & attacked).double().mean()))
     assert result.row("slice", "first ten").n == 10
 
 
@@ -157,7 +161,9 @@ def test_what_looks_wrong_stops_the_audit(net, data, change, error, message):
 
 
 def test_force_goes_on_and_says_that_the_number_is_unreliable(net, data):
-    forced = tutelage.audit(wrapped(net, lambda z: z.softmax(1)), data.take(slice(0, 40)), threats=["fgsm:linf@0.1"], curve=False, force=True)
+    forced = tutelage.audit(
+        wrapped(net, lambda z: z.softmax(1)), data.take(slice(0, 40)), threats=["fgsm:linf@0.1"], curve=False, force=True
+    )
     assert forced.status == "unreliable"
     assert any("probabilities" in w for w in forced.warnings)
 

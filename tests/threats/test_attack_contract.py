@@ -362,6 +362,41 @@ def test_passes_with_retirement_by_hand() -> None:
     torch.testing.assert_close(whole.x_adv, torch.tensor([[0.65], [0.3], [0.55]]))
 
 
+def test_a_step_too_far_does_not_make_it_worse_by_hand() -> None:
+    class Bump(nn.Module):
+        """Class 1 is nearest at 0.52, and never reached: logits (0, -1 - 10 |x - 0.52|)."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([torch.zeros_like(x), -1 - 10 * (x - 0.52).abs()], 1)
+
+    # the step from 0.5 to 0.6 overshoots: z falls from -1.2 to -1.8. The start is kept, log(1 + e^-1.2) = 0.263283
+    result = PGD(Linf(0.2), steps=1, step_size=0.1, start="clean").run(
+        Bump(), torch.tensor([[0.5]]), torch.tensor([0]), seeded()
+    )
+    assert result.success.tolist() == [False]
+    assert result.x_adv.tolist() == [[0.5]]
+    assert float(result.loss) == pytest.approx(0.263283, abs=1e-5)
+    # a step of 0.03 overshoots less: 0.53 is better than 0.5 (z = -1.1), and is kept when the next step goes back
+    result = PGD(Linf(0.2), steps=2, step_size=0.03, start="clean").run(
+        Bump(), torch.tensor([[0.5]]), torch.tensor([0]), seeded()
+    )
+    assert float(result.x_adv) == pytest.approx(0.53)
+
+
+def test_what_is_broken_stays_broken_while_the_search_goes_on() -> None:
+    class Slit(nn.Module):
+        """Broken only within 0.01 of 0.55; the third logit, never the largest, is what is climbed: x - 5."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([0 * x, torch.where((x - 0.55).abs() < 0.01, 1.0, -1.0), x - 5], 1)
+
+    attack = PGD(Linf(0.2), steps=3, step_size=0.05, objective=lambda z, batch: z[:, 2], start="clean", retire=False)
+    result = attack.run(Slit(), torch.tensor([[0.5]]), torch.tensor([0]), seeded())
+    assert result.success.tolist() == [True]
+    assert float(result.x_adv) == pytest.approx(0.55)
+    assert float(result.loss) == pytest.approx(-4.45)
+
+
 def test_a_second_restart_sees_only_what_is_left() -> None:
     # eps 0.02 cannot break 0.1; 0.49 -> 0.51 is broken after the first step from anywhere in its budget
     x, y = torch.tensor([[0.49], [0.1]]), torch.tensor([0, 0])

@@ -130,10 +130,9 @@ def show(slug: Annotated[str, typer.Argument(help="A system of `tutelage list`, 
         out.print(f"  {escape(figure.figure)}: {escape(figure.value)}  [dim]({escape(figure.source)})[/]")
     out.print("\n[bold]The claim tested here[/]")
     out.print(f"  {escape(system.claim.sentence)}")
-    unit = f" {system.claim.metric_unit}" if system.claim.metric_unit else ""
-    out.print(
-        f"  [dim]{system.claim.metric}, {system.claim.kind}, margin {system.claim.margin:g}{unit}; unit: {escape(system.claim.unit)}[/]"
-    )
+    claim = system.claim
+    margin = f"{claim.margin:g} {claim.metric_unit}".strip()
+    out.print(f"  [dim]{claim.metric}, {claim.kind}, margin {margin}; unit: {escape(claim.unit)}[/]")
     if state.status == "planned":
         out.print("\nThis system is planned; its method is not built yet.")
         return
@@ -169,16 +168,16 @@ def run_(
 
     Finished cells and trained teachers are cached: a run that was interrupted goes on where it stopped.
     """
-    from tutelage.claims.claim import load_claim
+    from tutelage.claims.claim import get_scale, load_claim
     from tutelage.claims.report import write_claim_report
     from tutelage.claims.runner import record as write_record
     from tutelage.claims.runner import run_claim
     from tutelage.core.environment import git_state
+    from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
 
     changes = dict(_pair(text) for text in set_ or [])
-    if scale not in ("smoke", "claim", "paper"):
-        raise InputError("scale", scale, "smoke, claim or paper")
+    size = get_scale(scale)
     if record and (scale != "claim" or changes or seeds):
         raise InputError(
             "record", f"scale {scale}{' with --set or --seeds' if changes or seeds else ''}", "--scale claim alone"
@@ -186,10 +185,11 @@ def run_(
     if record and git_state()[1]:
         raise InputError("record", "a tree with uncommitted changes", "a clean checkout, so that the commit says what ran")
     claim = load_claim(slug)
-    claim.config(scale, changes)  # a wrong setting is told before the folder is made
+    claim.config(size, changes)  # a wrong setting is told before the folder is made
     folder = folder or Path("runs") / f"{slug}-{scale}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_folder(folder)
     with shown() as progress:
-        result = run_claim(slug, scale=scale, changes=changes, seeds=seeds or None, jobs=jobs, out=folder, progress=progress)
+        result = run_claim(slug, scale=size, changes=changes, seeds=seeds or None, jobs=jobs, out=folder, progress=progress)
     page = write_claim_report(folder / "report.html", claim, result)
     _print_claim(result)
     if record:
@@ -257,11 +257,12 @@ def audit(
 
     The factory returns an `nn.Module` that maps images in [0, 1] to logits; normalisation belongs inside it.
 
-    Example: `tutelage audit my_net.py:build --weights my_net.safetensors --data test_images/ --threats linf@8/255,l2@0.5 --out audit/`
+    Example: `tutelage audit my_net.py:build --weights my_net.safetensors --data images/ --threats linf@8/255,l2@0.5`
     """
     import torch
 
     from tutelage.auditing.audit import audit as run_audit
+    from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
     from tutelage.core.runs import Run
     from tutelage.data.readers import read_images
@@ -276,6 +277,7 @@ def audit(
     for option, value, least in (("n", n, 0), ("size", size, 0), ("batch-size", batch_size, 1)):
         if value < least:
             raise InputError(option, value, f"at least {least}")
+    check_folder(folder)
     images = read_images(Path(data), size=size or None)
     try:
         net = load_model(model, weights).to(torch.device(device))
@@ -310,8 +312,10 @@ def demo(
     About four minutes on two CPU cores. The report has tables, curves and pictures.
     """
     from tutelage.app.demo import run_demo
+    from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
 
+    check_folder(folder)
     with shown() as progress:
         audits, page = run_demo(folder, seed=seed, quick=quick, progress=progress)
     out.print(audit_table(audits))

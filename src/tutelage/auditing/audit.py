@@ -169,7 +169,7 @@ def _sanity(model: nn.Module, images: ImageSet, force: bool) -> Sequence[str]:
     check_labels(images.labels, len(images), logits.shape[1], name="label")
     warnings = []
     if look_like_probabilities(logits):
-        message = "the model returns probabilities (rows in [0, 1] that sum to 1), and gradients through a softmax vanish: return logits"
+        message = "the model returns probabilities (rows in [0, 1] that sum to 1), whose gradients vanish: return logits"
         if not force:
             raise AuditError(f"{message}, or pass force=True (--force) to audit it as it is")
         warnings.append(message)
@@ -177,7 +177,8 @@ def _sanity(model: nn.Module, images: ImageSet, force: bool) -> Sequence[str]:
         warnings.append("the model is random: the same input gave different logits; use attacks with eot > 1")
     if logits.shape[1] > len(images.classes):
         warnings.append(
-            f"the model has {logits.shape[1]} outputs, the data {len(images.classes)} classes: are the labels in the model's order?"
+            f"the model has {logits.shape[1]} outputs, the data {len(images.classes)} classes: "
+            "are the labels in the model's order?"
         )
     return warnings
 

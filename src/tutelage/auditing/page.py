@@ -69,7 +69,7 @@ class Table:
     """Rows of cells; the first cell of a row is its header.
 
     align: a letter a column, the last for all that follow: "l" words, "n" words kept on one line, "a" long strings broken
-    anywhere, "r" numbers.
+    anywhere, "t" sentences, "r" numbers.
 
     groups: (text, columns) pairs of a header line above the header, if columns belong together.
     """
@@ -177,9 +177,10 @@ def percent(value: float, ci95: tuple[float, float] | None = None) -> str:
 
 
 def measured(value: float, ci95: tuple[float, float] | None = None, *, signed: bool = False) -> str:
-    """A number with its interval, to two digits of the interval's half width: "+0.93 [+0.21, +1.65]"."""
+    """A number with its interval, to two or three digits of the interval's half width: "+0.93 [+0.21, +1.65]"."""
     half = (ci95[1] - ci95[0]) / 2 if ci95 else 0.0
-    decimals = min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 1e-9 else 2
+    power = math.floor(math.log10(half)) if half > 1e-9 else 0
+    decimals = min(4, max(0, (1 if power < 0 else 2) - power))
     numbers = [f"{number:{'+' if signed else ''}.{decimals}f}" for number in (value, *(ci95 or ()))]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if ci95 else numbers[0]
 
@@ -209,7 +210,16 @@ def plain(value: Any) -> str:
 
 def titled(values: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
     """The entries of a settings mapping under names for people: {"batch_size": 256} -> {"Batch size": 256}."""
-    return {key.replace("_", " ").capitalize(): value for key, value in values.items() if key not in without}
+    known = {"n": "Samples", "sha256": "SHA-256", "eot": "Passes averaged"}
+    return {known.get(key, key.replace("_", " ").capitalize()): value for key, value in values.items() if key not in without}
+
+
+def data_table(sets: Sequence[Mapping[str, Any]]) -> Table:
+    """The sets that a result rests on, one a row, with everything known about them."""
+    keys = dict.fromkeys(["name", *(key for one in sets for key in one)])
+    rows = [[plain(one.get(key)) for key in keys] for one in sets]
+    align = "".join("a" if "sha256" in key else "r" if key in ("n", "classes") else "l" for key in keys)
+    return Table("Data", list(titled(keys)), rows, align)
 
 
 # ------------------------------------------------------------------------------------------------------------- images
@@ -249,7 +259,7 @@ _VARIABLES = {
 _COLOUR = re.compile("|".join(_VARIABLES))
 
 
-def new_figure(height: float = 4.0, panels: Sequence[float] = (1.0,), width: float = 6.6) -> tuple[Figure, list[Any]]:
+def new_figure(height: float = 4.0, panels: Sequence[float] = (1.0,), width: float = 5.8) -> tuple[Figure, list[Any]]:
     """A figure of `width` x `height` inches and its axes, one above the other with heights in the ratio `panels`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": list(panels)})
@@ -273,16 +283,18 @@ def figure_svg(fig: Figure, alt: str = "") -> Markup:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from")  # the reader's fonts draw the text, not ours
-        fig.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        fig.savefig(buffer, format="svg", transparent=True, metadata=nothing, bbox_inches="tight", pad_inches=0.05)
     text = buffer.getvalue()
     prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8] + "-"
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<style.*?</style>|<metadata.*?</metadata>", "", body, count=2, flags=re.DOTALL)
     # '>' is escaped in texts and attributes, so these are the tags and only they
     body = re.sub(r"<[^>]*>", lambda tag: _inline(tag[0], prefix), body)
-    width, height = fig.get_size_inches()
+    box = re.search(r'viewBox="([^"]+)"', text)
+    assert box is not None
+    width, height = (float(side) / 72 for side in box[1].split()[2:])
     head = (
-        f'<svg viewBox="0 0 {72 * width:g} {72 * height:g}" width="{96 * width:.0f}" height="{96 * height:.0f}" '
+        f'<svg viewBox="{box[1]}" width="{105 * width:.0f}" height="{105 * height:.0f}" '
         f'fill="currentColor" role="img" aria-label="{html.escape(alt or "figure")}">'
     )
     return Markup(head + body.strip())
@@ -334,8 +346,8 @@ def place_labels(axes: Any, labels: Sequence[Label], bars: Sequence[tuple[float,
         sizes.append((extent.width / scale + 3, extent.height / scale + 1))
         probe.remove()
     spots = [points((one.x, one.y)) for one in labels]
-    fixed = [(Bbox([spot - 4, spot + 4]), 5.0) for spot in spots]
-    fixed += [(Bbox([points(bar[:2]) - 0.7, points(bar[2:]) + 0.7]), 2.0) for bar in bars]
+    fixed = [(Bbox([spot - 4, spot + 4]), 12.0) for spot in spots]
+    fixed += [(Bbox([points(bar[:2]) - 0.7, points(bar[2:]) + 0.7]), 6.0) for bar in bars]
     boxes: list[Bbox | None] = [None] * len(labels)
     offsets = [np.zeros(2)] * len(labels)
     steps = [(reach, 2 * math.pi * turn / 16) for reach in (6, 10, 16, 24, 34, 46, 60, 76) for turn in range(16)]

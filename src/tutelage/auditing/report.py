@@ -28,6 +28,7 @@ from tutelage.auditing.page import (
     Table,
     Text,
     Tile,
+    data_table,
     duration,
     figure_svg,
     new_figure,
@@ -44,7 +45,6 @@ Audits = Mapping[str, AuditResult]
 
 GALLERY = 12  # pictures a threat
 NO_VALUE = "–"
-DATA_WORDS = {"name": "Data", "n": "Samples", "classes": "Classes", "sha256": "Data SHA-256"}
 CUMULATIVE = (
     "Attacks of a threat run one after the other: each line counts what is still right after that attack and those before it. "
     "The worst case is what is right after all of them. In brackets: 95 % Wilson intervals."
@@ -139,7 +139,8 @@ def _comparison_table(audits: Audits) -> Table:
             known += [r.name for r in result.rows if r.category == threat and r.name not in known]
     cells = [(threat, attack) for threat, attacks in columns.items() for attack in attacks]
     table = [[_find(result, threat, attack) for threat, attack in cells] for result in audits.values()]
-    best = [_extreme([row[i] for row in table], max) for i in range(len(cells))]
+    trusted = [result.status == "reliable" for result in audits.values()]
+    best = [_extreme([row[i] for row, sure in zip(table, trusted, strict=True) if sure], max) for i in range(len(cells))]
     rows = [
         [_named(name, result), *(_cell(row, best[i], "best") for i, row in enumerate(found))]
         for (name, result), found in zip(audits.items(), table, strict=True)
@@ -345,7 +346,7 @@ def _eps_text(eps: float) -> str:
 
 
 def _settings(result: AuditResult) -> list[Block]:
-    settings, data, model = result.settings, result.data, result.model
+    settings, model = result.settings, result.model
     attacks = [
         [t["budget"], a["name"], plain(a["steps"]), plain(a["restarts"]), plain(a["step_size"]), a["start"], plain(a["eot"])]
         for t in settings["threats"]
@@ -356,12 +357,12 @@ def _settings(result: AuditResult) -> list[Block]:
     return [
         Table("Attacks", header, attacks, "llrrrlr"),
         Table("Samples passed through the model", ["Threat", "Forward", "Backward"], cost),
+        data_table([result.data]),
         Facts(
             {
                 "Model": model["name"],
                 "Parameters": model["parameters"],
                 "Weights SHA-256": model["sha256"],
-                **{DATA_WORDS.get(key, f"Data {key}".replace("_", " ")): value for key, value in data.items()},
                 **titled(settings, without=("threats", "cost")),
                 "Time": duration(result.seconds),
                 **titled(result.environment),

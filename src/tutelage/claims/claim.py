@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -175,6 +175,14 @@ def load_claim(slug: str) -> Claim:
         ) from error
     claim: Claim = module.CLAIM
     return claim
+
+
+def get_scale(name: str) -> Scale:
+    """The scale of that name, or an InputError."""
+    for scale in get_args(Scale):
+        if scale == name:
+            return cast(Scale, scale)
+    raise InputError("scale", name, "smoke, claim or paper")
 
 
 def get_system(slug: str) -> System:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import wrap
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -67,8 +68,7 @@ def tradeoff_figure(claim: Claim, result: ClaimResult) -> Figure:
     arms = _arms(claim, result)
     if not arms:
         raise InputError("result", "no cell with both metrics", f"rows with {' and '.join(claim.axes)}")
-    labels = claim.metric_labels or {}
-    names = [labels.get(metric, metric) for metric in claim.axes]
+    names = [metric_label(claim, metric) for metric in claim.axes]
     near = [arm for arm in arms if arm.role != "control"] or arms
     far = _spread(arms) > ZOOM * _spread(near, like=arms)
     figure, panels = new_figure(*((7.2, (2.6, 1.0)) if far else (5.0, (1.0,))))
@@ -86,7 +86,7 @@ def tradeoff_figure(claim: Claim, result: ClaimResult) -> Figure:
         (x0, x1), (y0, y1) = shown
         overview.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=INK, linewidth=1, linestyle=":"))
         main.set_title("The part in the dotted box below", fontsize=9.5, loc="left", color=MUTED)
-        overview.set_title("All arms on the same axes", fontsize=9.5, loc="left", color=MUTED)
+        overview.set_title("All arms: the same axes, wider", fontsize=9.5, loc="left", color=MUTED)
         outside = [arm for arm in arms if not (x0 <= arm.x <= x1 and y0 <= arm.y <= y1)]
         _name(overview, outside, [arm for arm in arms if arm not in outside])
         _name(main, [arm for arm in arms if arm not in outside])
@@ -155,7 +155,7 @@ def _draw(axes: Any, claim: Claim, arms: Sequence[_Arm]) -> None:
         axes.plot([a.x for a in line], [a.y for a in line], color=GREEN, linewidth=1.4, zorder=2)
     for arm in sorted(arms, key=lambda a: list(LOOKS).index(a.role), reverse=True):
         colour, marker, size = LOOKS[arm.role]
-        axes.plot(*zip(*arm.units, strict=True), ".", color=colour, alpha=0.35, markersize=4.5, markeredgewidth=0, zorder=2)
+        axes.plot(*zip(*arm.units, strict=True), ".", color=colour, alpha=0.5, markersize=5, markeredgewidth=0, zorder=2)
         for x0, y0, x1, y1 in arm.bars:
             axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1.1, alpha=0.75, zorder=3, solid_capstyle="butt")
         axes.plot(arm.x, arm.y, marker, color=colour, markersize=size, zorder=4)
@@ -220,12 +220,12 @@ def differences_figure(claim: Claim, result: ClaimResult) -> Figure:
         groups.setdefault((one.metric, one.kind == "threshold"), []).append((number, one))
     heights = [len(group) + 0.25 for group in groups.values()]
     figure, panels = new_figure(0.44 * sum(heights) + 0.62 * len(heights) + 0.5, heights)
-    labels = claim.metric_labels or {}
     for axes, ((metric, threshold), group) in zip(panels, groups.items(), strict=True):
         for place, (number, one) in enumerate(reversed(group)):
             _forest_row(axes, place, number, one)
-        name = labels.get(metric, metric)
-        axes.set_xlabel(name if threshold else f"advantage in {name} (right of 0: the method is better)", fontsize=9.5)
+        name = metric_label(claim, metric)
+        words = name if threshold else f"advantage in {in_points(name)}"
+        axes.set_xlabel("\n".join(wrap(words, 70)), fontsize=9.5, parse_math=False)
         axes.set_ylim(-0.5, len(group) - 0.25)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
@@ -241,6 +241,16 @@ def differences_figure(claim: Claim, result: ClaimResult) -> Figure:
     return figure
 
 
+def metric_label(claim: Claim, metric: str) -> str:
+    """The name of a metric for people."""
+    return (claim.metric_labels or {}).get(metric, metric.replace("_", " "))
+
+
+def in_points(label: str) -> str:
+    """The name of a difference in a metric of that name: what is in per cent differs by percentage points."""
+    return label.removesuffix(", %") + ", percentage points" if label.endswith(", %") else label
+
+
 def _forest_row(axes: Any, place: int, number: int, one: SentenceResult) -> None:
     colour, marker, full = VERDICT_LOOKS[one.verdict]
     axes.plot(one.ci95, [place, place], color=colour, linewidth=2.4 if one.primary else 1.6, solid_capstyle="butt", zorder=3)
@@ -249,7 +259,8 @@ def _forest_row(axes: Any, place: int, number: int, one: SentenceResult) -> None
         markerfacecolor=colour if full else SURFACE, markeredgewidth=1.6 if not full else 0.5,
     )  # fmt: skip
     axes.plot([one.margin] * 2, [place - 0.17, place + 0.17], color=INK, linewidth=2, zorder=2)
-    words = f"{one.method} against {one.baseline}" if one.baseline else one.method
+    side = "above" if one.better == "higher" else "below"
+    words = f"{one.method} against {one.baseline}" if one.baseline else f"{one.method}, {side} {one.margin:g}"
     look = {"transform": axes.get_yaxis_transform(), "fontsize": 9, "va": "center", "parse_math": False, "zorder": 5}
     look["bbox"] = {"facecolor": SURFACE, "edgecolor": "none", "pad": 1}  # keeps the lines behind the words off them
     weight = "bold" if one.primary else "normal"

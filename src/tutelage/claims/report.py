@@ -20,6 +20,7 @@ from tutelage.auditing.page import (
     Table,
     Text,
     Tone,
+    data_table,
     duration,
     figure_svg,
     measured,
@@ -28,11 +29,12 @@ from tutelage.auditing.page import (
     write_page,
 )
 from tutelage.claims.claim import Claim, ClaimResult, Row, SentenceResult
-from tutelage.claims.figures import differences_figure, tradeoff_figure
+from tutelage.claims.figures import differences_figure, in_points, metric_label, tradeoff_figure
 from tutelage.core.stats import mean_t, paired_t
 
 TONES: dict[str, Tone] = {"holds": "good", "does not hold": "bad", "undecided": "warn"}
-NO_VALUE = "–"
+MOST_REASONS = 3  # of failed cells, above the first section
+NO_VALUE, NOT_JUDGED = "–", "not judged"
 
 
 def write_claim_report(path: Path, claim: Claim, result: ClaimResult) -> Path:
@@ -71,7 +73,7 @@ def _meaning(claim: Claim, result: ClaimResult, one: SentenceResult) -> list[str
     words = {
         "holds": f"The whole 95 % interval of the {what} lies {side} the margin, and the method beats every control.",
         "does not hold": f"The whole 95 % interval of the {what} lies {other} the margin: what was measured speaks against it.",
-        "undecided": f"The 95 % interval of the {what} contains the margin: these units cannot tell. More of them may.",
+        "undecided": f"The 95 % interval of the {what} contains the margin: these units cannot tell; more units may.",
     }
     if inside and one.verdict != "holds":
         names = ", ".join(claim.controls)
@@ -92,11 +94,12 @@ def _says(one: SentenceResult) -> str:
 
 def _basis(claim: Claim, one: SentenceResult) -> Facts:
     value = "Value" if one.kind == "threshold" else "Difference"
+    number = measured(one.difference, one.ci95, signed=one.kind != "threshold")
     return Facts(
         {
-            value: f"{measured(one.difference, one.ci95, signed=one.kind != 'threshold')} (95 % interval, {one.ci_method})",
+            value: f"{number} {claim.system.claim.metric_unit} (95 % interval, {one.ci_method})",
             "Margin": f"{one.margin:g} ({one.kind}, {one.better} is better)",
-            "Metric": _label(claim, one.metric),
+            "Metric": metric_label(claim, one.metric),
             "Method": one.method,
             "Baseline": one.baseline or "none: the margin is a value to reach",
             "Controls to beat": ", ".join(claim.controls) or "none",
@@ -108,7 +111,8 @@ def _basis(claim: Claim, one: SentenceResult) -> Facts:
 def _cautions(claim: Claim, result: ClaimResult) -> list[Block]:
     notices: list[Block] = []
     if failed := [row for row in result.rows if row.status == "failed"]:
-        reasons = [f"{row.arm}, unit {row.unit_id}: {row.error}" for row in failed]
+        reasons = [f"{row.arm}, unit {row.unit_id}: {row.error}" for row in failed[:MOST_REASONS]]
+        reasons += ["All of them are listed under Arms."] if len(failed) > MOST_REASONS else []
         notices.append(Notice(f"{len(failed)} of {len(result.rows)} cells failed", reasons, "bad"))
     if result.scale == "smoke":
         text = "Smoke scale shows that the code runs, on tiny inputs. It says nothing about the paper."
@@ -135,13 +139,13 @@ def _changes(claim: Claim, result: ClaimResult) -> dict[str, Any]:
 def _pictures(claim: Claim, result: ClaimResult) -> list[Block]:
     blocks: list[Block] = []
     if claim.axes is not None and any(result.values(arm, metric) for arm in result.arms for metric in claim.axes[:1]):
-        x, y = (_label(claim, metric) for metric in claim.axes)
+        x, y = (metric_label(claim, metric) for metric in claim.axes)
         caption = f"Every arm: {x} against {y}. Means over units with 95 % Student-t intervals in both directions."
         blocks.append(Picture(figure_svg(tradeoff_figure(claim, result), caption), caption))
     if result.claims:
         caption = (
-            "Every sentence with its 95 % interval; the numbers are those of the table below. A sentence holds if the "
-            "whole interval is on the better side of its margin (the thick tick)."
+            "Every sentence with its 95 % interval, numbered as in the table below. Right of 0 the method is better. A "
+            "sentence holds if the whole interval is on the better side of its margin, the thick tick."
         )
         blocks.append(Picture(figure_svg(differences_figure(claim, result), caption), caption))
     return blocks or [Text(["There is nothing to draw: no cell succeeded."])]
@@ -153,20 +157,21 @@ def _sentences(claim: Claim, result: ClaimResult) -> Section:
         sentence = f"{number}. {one.sentence}"
         pair = f"{one.method} against {one.baseline}" if one.baseline else one.method
         value = measured(one.difference, one.ci95, signed=one.kind != "threshold")
-        basis = [pair, _label(claim, one.metric), value, f"{one.margin:g}", str(one.n_units)]
+        basis = [value, f"{one.margin:g}", str(one.n_units), metric_label(claim, one.metric), pair]
         rows.append([Mark(sentence, "primary") if one.primary else sentence, one.verdict, *basis])
     judged = {one.sentence for one in result.claims}
     for left in claim.sentences:
         if left.sentence not in judged:
             pair = f"{left.method} against {left.baseline}" if left.baseline else left.method
-            unjudged = [pair, _label(claim, left.metric), NO_VALUE, f"{left.margin:g}", NO_VALUE]
-            rows.append([left.sentence, "not judged (fewer than two complete units)", *unjudged])
-    header = ["Sentence", "Verdict", "Compared", "Metric", "Difference or value [95 %]", "Margin", "Units"]
+            unjudged = [NO_VALUE, f"{left.margin:g}", NO_VALUE, metric_label(claim, left.metric), pair]
+            rows.append([left.sentence, NOT_JUDGED, *unjudged])
+    header = ["Sentence", "Verdict", "Difference or value", "Margin", "Units", "Metric", "Compared"]
     note = (
-        "Differences are advantages: positive where the method is better. Only the primary sentence carries the verdict of "
-        "the claim; the others were not corrected for their number."
+        "Differences are advantages, positive where the method is better; in brackets 95 % intervals over units. Only the "
+        "primary sentence carries the verdict of the claim; the others were not corrected for their number. Not judged: "
+        "fewer than two complete units."
     )
-    return Section("All sentences", [Table("What was asked and what was found", header, rows, "llllnrr", note=note)])
+    return Section("All sentences", [Table("What was asked and what was found", header, rows, "tnrrrl", note=note)])
 
 
 # --------------------------------------------------------------------------------------------------------------- arms
@@ -175,7 +180,7 @@ def _sentences(claim: Claim, result: ClaimResult) -> Section:
 def _arms(claim: Claim, result: ClaimResult) -> Section:
     metrics = list(dict.fromkeys(metric for row in result.rows for metric in row.metrics))
     rows = [_arm_row(claim, result, arm, metrics) for arm in result.arms]
-    header = ["Arm", "Units", "Failed", *(_label(claim, metric) for metric in metrics), "Time"]
+    header = ["Arm", "Units", "Failed", *(metric_label(claim, metric) for metric in metrics), "Time"]
     note = "Mean over units, and in brackets its 95 % Student-t interval. Time: all units together, without cached teachers."
     blocks: list[Block] = [Table("Every arm in every metric", header, rows, note=note)]
     if failed := [row for row in result.rows if row.status == "failed"]:
@@ -229,13 +234,9 @@ def _against_controls(claim: Claim, result: ClaimResult) -> Table | None:
         pair = paired_t([sign * own[unit] for unit in units], [sign * other[unit] for unit in units])
         value = measured(pair.difference, (pair.interval.lo, pair.interval.hi), signed=True)
         rows.append([control, value, str(len(units))])
-    header = ["Control", f"Advantage of {primary.method} in {_label(claim, primary.metric)}", "Units"]
+    header = ["Control", f"Advantage of {primary.method} in {in_points(metric_label(claim, primary.metric))}", "Units"]
     note = "The claim holds only if each of these intervals lies above 0 as well."
     return Table("The method against the trivial controls", header, rows, note=note) if rows else None
-
-
-def _label(claim: Claim, metric: str) -> str:
-    return (claim.metric_labels or {}).get(metric, metric.replace("_", " "))
 
 
 # --------------------------------------------------------------------------------------------------------- provenance
@@ -252,9 +253,6 @@ def _provenance(claim: Claim, result: ClaimResult) -> Section:
         ]
         for key, value in result.config.items()
     ]
-    keys = list(dict.fromkeys(["name", *(key for one in result.data for key in one)]))
-    data = [[plain(one.get(key)) for key in keys] for one in result.data]
-    header = [key.replace("_", " ").capitalize() for key in keys]
     code = {
         "Commit": f"{result.commit or 'none'}{' and uncommitted changes' if result.dirty else ''}",
         "Code SHA-256": result.code_sha256,
@@ -263,7 +261,7 @@ def _provenance(claim: Claim, result: ClaimResult) -> Section:
         **titled(result.environment),
     }
     blocks: list[Block] = [
-        Table("Data", header, data, "l" * keys.index("sha256") + "al" if "sha256" in keys else "l"),
+        data_table(result.data),
         Table("Settings", ["Setting", "Value", "Meaning"], config, "lal"),
         Facts(code),
     ]

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tutelage.core.errors import InputError
+
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content`; a reader or a crash sees the old file or the new one, never a part."""
@@ -31,6 +33,17 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def check_folder(path: Path, name: str = "out") -> None:
+    """Raise InputError, before any work is done for it, if no folder can be made or written at `path`."""
+    at = path
+    while not at.exists() and at != at.parent:
+        at = at.parent
+    if not at.is_dir():
+        raise InputError(name, str(path), f"a folder; {at} is a file")
+    if not os.access(at, os.W_OK | os.X_OK):
+        raise InputError(name, str(path), f"a folder that can be written; {at} cannot")
 
 
 def write_json(path: Path, value: Any) -> None:

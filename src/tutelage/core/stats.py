@@ -11,7 +11,6 @@ import operator
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -317,13 +316,13 @@ def _integer(argument: str, value: int) -> int:
         raise InputError(argument, value, "an integer") from None
 
 
-def _finite(argument: str, value: float) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value):
+def _finite(argument: str, value: object) -> float:
+    if not isinstance(value, int | float | np.number) or not math.isfinite(value):
         raise InputError(argument, value, "a finite number")
     return float(value)
 
 
-def _level(level: float) -> float:
-    if not isinstance(level, Real) or not 0.0 < level < 1.0:
+def _level(level: object) -> float:
+    if not isinstance(level, int | float | np.number) or not 0.0 < level < 1.0:
         raise InputError("level", level, "a confidence level between 0 and 1, such as 0.95")
     return float(level)

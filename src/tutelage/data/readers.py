@@ -63,6 +63,8 @@ def read_images(path: Path, *, classes: Sequence[str] | None = None, size: int |
     (N, H, W, C) or (N, C, H, W), and `label` (N,). `.parquet`: columns `image` (bytes, or a struct with `bytes`)
     and `label`. size: resize every image to size x size (folder and Parquet); without it all must have one size.
     """
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise InputError("size", size, "an integer >= 1")
     if not path.exists():
         raise MissingError(f"data: there is no file or folder {path}")
     if path.is_dir():
@@ -139,13 +141,25 @@ def _parquet_classes(metadata: dict[bytes, bytes] | None) -> list[str] | None:
 def _decode(content: bytes, where: str, size: int | None) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            image = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
+            image = _eight_bits(opened, where)
+    except InputError:
+        raise
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
+        # Pillow's decoders let any of these through for damaged files
         raise InputError("data", where, f"an image that Pillow can read ({error})") from error
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image, where: str) -> Image.Image:
+    """Grey or colour with 8 bits a channel; 16-bit grey is scaled, what has no fixed range is refused."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InputError("data", f"{where} with {image.mode}-mode pixels", "8 or 16 bits a channel; use .npz for other numbers")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def _stack(arrays: list[np.ndarray]) -> Tensor:

@@ -47,12 +47,12 @@ class AttackResult:
 class PGD:
     """Projected gradient ascent in a budget (Madry et al. 2018): x <- P(x + step_size * steepest(grad)).
 
-    step_size: in input units; without it `relative_step` times eps, default 2.5 / steps. start: "uniform" in the budget,
-    "gaussian" noise of standard deviation `start_std` (then projected), or "clean". objective: maximised; called on (outputs, batch), gives (B,).
-    restarts: independent starts, each on what is still unbroken. targeted: `run` and the call then need `target`.
-    bounds: the range of valid inputs, None for none. eot: gradients averaged over that many passes, for randomised
-    models. project(x, x_adv): a further constraint, applied before the budget. accept(outputs, batch): success, (B,)
-    bool. retire=False keeps broken samples in the batch and goes on climbing.
+    step_size: in input units; without it, `relative_step` times eps (default 2.5 / steps). start: "uniform" in the
+    budget, "gaussian" noise of standard deviation `start_std` (then projected), or "clean". objective: maximised; called
+    on (outputs, batch), gives (B,). restarts: independent starts, each on what is still unbroken. targeted: `run` and
+    the call then need `target`. bounds: the range of valid inputs, None for none. eot: gradients summed over that many
+    passes, for randomised models. project(x, x_adv): a further constraint, applied before the budget. accept(outputs,
+    batch): success, (B,) bool. retire=False keeps broken samples in the batch and goes on climbing.
     """
 
     budget: Budget

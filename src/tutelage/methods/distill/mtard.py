@@ -20,6 +20,20 @@ On every batch (x, y), in this order:
 The two student passes are separate, attacked first, so BatchNorm sees two batches. eta_w and eta_tau follow the
 learning-rate schedule. Where the released code differs: it averages the KL over samples and classes (`reduction="mean"`,
 1/C of ours; its learning rate 0.1 belongs to that) and adds 1e-5 inside logarithms (below 1e-3 of the loss; not here).
+
+Example::
+
+    import tutelage
+    from torch.optim import SGD
+    from tutelage.models import SmallCNN
+
+    data = tutelage.fashion_mnist_subset("train").take(slice(0, 512))  # or your own DataLoader of (image, label)
+    clean, robust, student = SmallCNN(8), SmallCNN(8), SmallCNN(4)  # your two trained teachers, your student
+    result = tutelage.fit_mtard(
+        student, {"clean": clean, "robust": robust}, data.loader(64), threat=tutelage.Linf(0.1), epochs=1,
+        optimizer=SGD(student.parameters(), lr=0.05, momentum=0.9),
+    )
+    print(result.history[-1])
 """
 
 from __future__ import annotations
