@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-
 import tutelage
 from tutelage.app.cli import run
 from tutelage.models.cnn import SmallCNN
