@@ -34,6 +34,7 @@ def test_every_public_name_resolves_and_others_do_not():
     assert set(tutelage.__all__) <= set(dir(tutelage))
     for name in tutelage.__all__:
         assert getattr(tutelage, name).__module__.startswith("tutelage."), name
+    assert tutelage.data.as_images.__module__ == "tutelage.data.readers"
     with pytest.raises(AttributeError, match="no_such_name"):
         tutelage.no_such_name  # noqa: B018
 

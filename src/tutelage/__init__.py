@@ -55,11 +55,16 @@ __all__ = [
 ]
 
 
+_ROOMS = ("auditing", "catalogue", "claims", "core", "data", "methods", "models", "teaching", "threats")
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"tutelage.{name}")
     raise AttributeError(f"module 'tutelage' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_ROOMS])
