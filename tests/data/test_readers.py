@@ -402,7 +402,7 @@ PICTURES = [encoded(picture) for picture in GREY[:2]]
         ({"image": [{"bytes": None, "path": "a"}] * 2, "label": [0, 1]}, "^data: got row 0 of x.parquet, wanted image bytes"),
         ({"image": [{"path": "a"}] * 2, "label": [0, 1]}, "^data: got row 0 of x.parquet, wanted image bytes"),
         ({"image": PICTURES, "label": [0, None]}, "^label: got 1 missing labels in x.parquet, wanted an integer in each row"),
-        ({"image": PICTURES, "label": [0.0, 1.5]}, "^label: got dtype torch.float64, wanted integer class labels"),
+        ({"image": PICTURES, "label": [0.0, 1.5]}, "^label: got dtype torch.float32, wanted integer class labels"),
         ({"image": PICTURES, "label": [True, False]}, "^label: got dtype torch.bool"),
         ({"image": PICTURES, "label": [0, -1]}, "^label: got -1, wanted labels from 0"),
         ({"image": PICTURES, "label": ["cat", "dog"]}, "^label: got "),

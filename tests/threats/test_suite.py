@@ -141,6 +141,28 @@ def test_survivors_do_not_depend_on_their_neighbours() -> None:
     assert torch.equal(one.success[12:], two.success[12:])
 
 
+def test_restarts_draw_starts_of_their_own_and_attacks_share_them() -> None:
+    """Every restart is a new start; the attacks of a suite, which differ in what they maximise, begin at the same ones."""
+    starts: list[Tensor] = []
+
+    def watch(x: Tensor, x_adv: Tensor) -> Tensor:
+        starts.append(x_adv.clone())
+        return x_adv
+
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1)
+
+    attack = PGD(Linf(0.1), steps=1, restarts=2, project=watch)
+    suite = Suite(Linf(0.1), (("a", attack), ("b", attack)))
+    suite.run(Flat(), torch.full((3, 4), 0.5), torch.zeros(3, dtype=torch.long), seeded())
+    assert len(starts) == 8  # two stages of two restarts, each with a start and a step
+    first, second, third, fourth = starts[::2]
+    assert not torch.isclose(first, second).any()
+    assert torch.equal(first, third)
+    assert torch.equal(second, fourth)
+
+
 def test_eps_per_sample_in_a_suite() -> None:
     model, x, y = problem()
     budget = Linf(torch.linspace(0, 0.3, 24))

@@ -76,9 +76,7 @@ def _places() -> Table:
     if data is None:
         table.add_row("data", "TUTELAGE_DATA is not set; only bundled sets can be used")
     else:
-        there = [
-            name for name, (_, parts) in STANDARD.items() if all((Path(data) / name / f).is_file() for f in parts.values())
-        ]
+        there = [name for name, (_, parts) in STANDARD.items() if all((Path(data) / f).is_file() for f in parts.values())]
         table.add_row("data", f"{data} ({', '.join(there) or 'no set that is known here'})")
     return table
 

@@ -14,7 +14,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,6 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 from PIL import Image
 
 from tutelage import __version__
@@ -281,8 +281,7 @@ def figure_svg(fig: Figure, alt: str = "") -> Markup:
     buffer = io.StringIO()
     settings = {"svg.fonttype": "none", "svg.hashsalt": "tutelage"}  # the salt: the same figure gives the same text
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from")  # the reader's fonts draw the text, not ours
+    with rc_context(settings), _any_script():
         fig.savefig(buffer, format="svg", transparent=True, metadata=nothing, bbox_inches="tight", pad_inches=0.05)
     text = buffer.getvalue()
     prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:8] + "-"
@@ -330,40 +329,24 @@ def place_labels(axes: Any, labels: Sequence[Label], bars: Sequence[tuple[float,
     """
     figure = axes.figure
     renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    scale = figure.dpi / 72
-
-    def points(xy: Any) -> Any:
-        return axes.transData.transform(xy) / scale
-
-    frame = Bbox(axes.bbox.get_points() / scale)
-    style = [{"fontsize": 9, "fontweight": "bold" if one.bold else "normal", "parse_math": False} for one in labels]
-    sizes = []
-    for one, look in zip(labels, style, strict=True):
-        probe = axes.text(one.x, one.y, one.text, **look)
-        extent = probe.get_window_extent(renderer)
-        sizes.append((extent.width / scale + 3, extent.height / scale + 1))
+    looks = [{"fontsize": 9, "fontweight": "bold" if one.bold else "normal", "parse_math": False} for one in labels]
+    with _any_script():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        probes = [axes.text(one.x, one.y, one.text, **look) for one, look in zip(labels, looks, strict=True)]
+        extents = [probe.get_window_extent(renderer) for probe in probes]
+    for probe in probes:
         probe.remove()
-    spots = [points((one.x, one.y)) for one in labels]
-    fixed = [(Bbox([spot - 4, spot + 4]), 12.0) for spot in spots]
-    fixed += [(Bbox([points(bar[:2]) - 0.7, points(bar[2:]) + 0.7]), 6.0) for bar in bars]
-    boxes: list[Bbox | None] = [None] * len(labels)
-    offsets = [np.zeros(2)] * len(labels)
-    steps = [(reach, 2 * math.pi * turn / 16) for reach in (6, 10, 16, 24, 34, 46, 60, 76) for turn in range(16)]
-    for i in [*range(len(labels))] * 3:  # first come, first served; then twice again, knowing the others
-        others = fixed + [(box, 20.0) for j, box in enumerate(boxes) if box is not None and j != i]
-        half = np.array(sizes[i]) / 2
-        best = math.inf
-        for reach, angle in steps:
-            offset = np.array([math.cos(angle) * (reach + half[0]), math.sin(angle) * (reach + half[1])])
-            box = Bbox([spots[i] + offset - half, spots[i] + offset + half])
-            cost = 1.5 * reach + sum(weight * _shared(box, other) for other, weight in others)
-            cost += 50 * (4 * half[0] * half[1] - _shared(box, frame))
-            if cost < best:
-                best, boxes[i], offsets[i] = cost, box, offset
-    for one, look, offset, size in zip(labels, style, offsets, sizes, strict=True):
-        away = math.hypot(max(0, abs(offset[0]) - size[0] / 2), max(0, abs(offset[1]) - size[1] / 2)) > 13
+    scale = figure.dpi / 72
+    halves = [np.array([extent.width / scale + 3, extent.height / scale + 1]) / 2 for extent in extents]
+    spots = [axes.transData.transform((one.x, one.y)) / scale for one in labels]
+    ends = [axes.transData.transform((bar[:2], bar[2:])).ravel() / scale for bar in bars]
+    thin = np.array([-0.7, -0.7, 0.7, 0.7])
+    taken = np.array([*(np.concatenate([spot - 4, spot + 4]) for spot in spots), *(end + thin for end in ends)])
+    weights = np.array([12.0] * len(spots) + [6.0] * len(ends))
+    offsets = _offsets(spots, halves, taken.reshape(-1, 4), weights, (axes.bbox.get_points() / scale).reshape(1, 4))
+    for one, look, offset, half in zip(labels, looks, offsets, halves, strict=True):
+        away = math.hypot(*np.maximum(0, abs(offset) - half)) > 13
         line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4} if away else None
         axes.annotate(
             one.text, (one.x, one.y), xytext=tuple(offset), textcoords="offset points", ha="center", va="center",
@@ -371,6 +354,43 @@ def place_labels(axes: Any, labels: Sequence[Label], bars: Sequence[tuple[float,
         )  # fmt: skip
 
 
-def _shared(a: Bbox, b: Bbox) -> float:
-    """The area that two boxes have in common."""
-    return float(max(0.0, min(a.x1, b.x1) - max(a.x0, b.x0)) * max(0.0, min(a.y1, b.y1) - max(a.y0, b.y0)))
+def _offsets(spots: Sequence[Any], halves: Sequence[Any], taken: Any, weights: Any, frame: Any) -> list[Any]:
+    """For each box of half size `halves` the way from its spot to its centre, in points.
+
+    Costs: distance; what is covered of the boxes `taken` (M, 4; those of the spots first) by their weights, and of other
+    labels; what is outside of the frame; spots and labels that the line to the spot would cross. Each label takes its
+    cheapest place; then twice again, knowing the others.
+    """
+    steps = [(reach, 2 * math.pi * turn / 16) for reach in (6, 10, 16, 24, 34, 46, 60, 76) for turn in range(16)]
+    reaches = np.array([reach for reach, _ in steps])
+    circle = np.array([[math.cos(angle), math.sin(angle)] for _, angle in steps])
+    boxes = np.full((len(spots), 4), -1e6)  # out of the way until placed
+    offsets = [np.zeros(2)] * len(spots)
+    for i in [*range(len(spots))] * 3:
+        moves = circle * (reaches[:, None] + halves[i])
+        places = np.hstack([spots[i] + moves - halves[i], spots[i] + moves + halves[i]])
+        others = np.delete(boxes, i, axis=0)
+        cost = 1.5 * reaches + _shared(places, taken) @ weights + 20 * _shared(places, others).sum(1)
+        cost += 50 * (4 * halves[i].prod() - _shared(places, frame)[:, 0])
+        until = np.clip(1 - halves[i] / np.maximum(abs(moves), 1e-9), 0, 1).max(1)  # where the line enters its label
+        lines = spots[i] + moves[:, None] * until[:, None, None] * np.linspace(0.2, 1, 9)[:, None]
+        bits = np.concatenate([lines - 1, lines + 1], axis=2).reshape(-1, 4)
+        crossed = _shared(bits, np.vstack([np.delete(taken[: len(spots)], i, axis=0), others])).sum(1)
+        cost += 8 * crossed.reshape(len(moves), -1).sum(1)
+        best = int(cost.argmin())
+        boxes[i], offsets[i] = places[best], moves[best]
+    return offsets
+
+
+def _shared(places: Any, others: Any) -> Any:
+    """The areas that boxes (N, 4) and boxes (M, 4), each x0, y0, x1, y1, have in common: (N, M)."""
+    low, high = np.maximum(places[:, None, :2], others[:, :2]), np.minimum(places[:, None, 2:], others[:, 2:])
+    return np.maximum(high - low, 0.0).prod(2)
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Let names be in any script: the reader's fonts draw the text, not the one that matplotlib measures with."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from")
+        yield

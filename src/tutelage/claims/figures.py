@@ -29,7 +29,7 @@ LOOKS = {
     "arm": (INK, "o", 6),
 }
 VERDICT_LOOKS = {"holds": (BLUE, "o", True), "does not hold": (VERMILLION, "X", True), "undecided": (MUTED, "o", False)}
-ZOOM = 2.2  # an overview is added if it spans this many times the range of the arms that are not controls
+ZOOM = 0.45  # an overview is added if the arms that are not controls take up less of the range than this
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def tradeoff_figure(claim: Claim, result: ClaimResult) -> Figure:
         raise InputError("result", "no cell with both metrics", f"rows with {' and '.join(claim.axes)}")
     names = [metric_label(claim, metric) for metric in claim.axes]
     near = [arm for arm in arms if arm.role != "control"] or arms
-    far = _spread(arms) > ZOOM * _spread(near, like=arms)
+    far = _part(near, arms) < ZOOM
     figure, panels = new_figure(*((7.2, (2.6, 1.0)) if far else (5.0, (1.0,))))
     main = panels[0]
     main.set(xlabel=names[0], ylabel=names[1])
@@ -128,14 +128,14 @@ def _sweeps(names: Sequence[str]) -> list[list[str]]:
     return [[name for _, name in sorted(group)] for group in groups.values() if len(group) > 1]
 
 
-def _spread(arms: Sequence[_Arm], like: Sequence[_Arm] = ()) -> float:
-    """The range of `arms` on the axis on which it is the larger part of the range of `like`, as that part (or 1)."""
-    parts = []
+def _part(arms: Sequence[_Arm], whole: Sequence[_Arm]) -> float:
+    """The part of the range of `whole` that `arms` take up, on the axis on which it is smaller."""
+    parts = [1.0]
     for axis in (0, 1):
-        own, whole = ([point[axis] for arm in some for point in arm.corners] for some in (arms, like or arms))
-        if max(whole) > min(whole):
-            parts.append((max(own) - min(own)) / (max(whole) - min(whole)))
-    return min(parts, default=1.0)
+        own, all_values = ([point[axis] for arm in some for point in arm.corners] for some in (arms, whole))
+        if max(all_values) > min(all_values):
+            parts.append((max(own) - min(own)) / (max(all_values) - min(all_values)))
+    return min(parts)
 
 
 def _set_limits(axes: Any, arms: Sequence[_Arm], pad: float) -> list[tuple[float, float]]:
@@ -158,7 +158,7 @@ def _draw(axes: Any, claim: Claim, arms: Sequence[_Arm]) -> None:
         axes.plot(*zip(*arm.units, strict=True), ".", color=colour, alpha=0.5, markersize=5, markeredgewidth=0, zorder=2)
         for x0, y0, x1, y1 in arm.bars:
             axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1.1, alpha=0.75, zorder=3, solid_capstyle="butt")
-        axes.plot(arm.x, arm.y, marker, color=colour, markersize=size, zorder=4)
+        axes.plot(arm.x, arm.y, marker, color=colour, markersize=size, markeredgecolor=SURFACE, markeredgewidth=0.7, zorder=4)
 
 
 def _name(axes: Any, arms: Sequence[_Arm], others: Sequence[_Arm] = ()) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +48,11 @@ class Cache:
         with locked(target.with_suffix(".lock")):
             if _intact(target):
                 return target
-            shutil.rmtree(target, ignore_errors=True)
-            scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".new-"))
+            # under the lock this name is ours: whatever is there is what a killed builder left
+            scratch = target.with_name(f".new-{target.name}")
+            for remains in (target, scratch):
+                shutil.rmtree(remains, ignore_errors=True)
+            scratch.mkdir()
             try:
                 build(scratch)
                 files = sorted(p for p in scratch.rglob("*") if p.is_file())
@@ -72,5 +74,5 @@ def _intact(folder: Path) -> bool:
     try:
         files = json.loads((folder / "manifest.json").read_text())["files"]
         return all(sha256_file(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -48,7 +48,7 @@ class _Live(Progress):
                 self._bars.remove_task(identity)
 
     def print(self, text: str) -> None:
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(text, highlight=False, markup=False)
 
 
 class _LiveTask(Task):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.core.environment import environment, git_state
-from tutelage.core.errors import MissingError
-from tutelage.core.files import write_json
+from tutelage.core.errors import InputError, MissingError
+from tutelage.core.files import canonical_json, write_json
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,11 @@ class Run:
         """Make (or open again, if it is the same run) the folder `path`."""
         run = cls(path)
         path.mkdir(parents=True, exist_ok=True)
-        if not (path / "run.json").exists():
+        if (path / "run.json").exists():
+            about = run.about
+            if about["kind"] != kind or canonical_json(about["config"]) != canonical_json(config):
+                raise InputError("out", str(path), f"a folder without another run in it (it holds one of kind {about['kind']})")
+        else:
             commit, dirty = git_state()
             about = {"kind": kind, "config": config, "environment": environment(device), "commit": commit, "dirty": dirty}
             write_json(path / "run.json", {**about, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
@@ -52,8 +56,13 @@ class Run:
 def append_jsonl(path: Path, values: dict[str, Any]) -> None:
     """One whole line in one write, so that concurrent writers and a kill do not tear lines apart."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+    line = json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a line that a kill tore; it must not swallow this one
+                line = b"\n" + line
+        file.write(line)
         file.flush()
         os.fsync(file.fileno())
 
@@ -63,7 +72,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().split(b"\n"):  # not splitlines: text may hold other line breaks
         try:
             rows.append(json.loads(line))
         except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,22 @@ def as_images(data: Images, *, name: str = "", classes: Sequence[str] | None = N
         batches = [_pair(batch) for batch in data]
         if not batches:
             raise InputError("data", "an empty DataLoader", "at least one batch")
-        images, labels = (torch.cat([torch.as_tensor(batch[i]) for batch in batches]) for i in (0, 1))
+        try:
+            images = torch.cat([_tensor("image", batch[0]) for batch in batches])
+            labels = torch.cat([_tensor("label", batch[1]) for batch in batches])
+        except RuntimeError as error:
+            raise InputError("data", f"batches that do not fit together ({error})", "one shape for all") from error
         return _from_arrays(images, labels, classes, name or type(data.dataset).__name__)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         if len(data) == 0:
             raise InputError("data", "an empty data set", "at least one sample")
         pairs = [_pair(data[i]) for i in range(len(data))]
-        shapes = {tuple(torch.as_tensor(image).shape) for image, _ in pairs}
+        singles = [_tensor("image", image) for image, _ in pairs]
+        shapes = {tuple(image.shape) for image in singles}
         if len(shapes) > 1:
             raise InputError("data", f"images of different shapes, such as {sorted(shapes)[:2]}", "one shape for all")
-        images = torch.stack([torch.as_tensor(image) for image, _ in pairs])
-        return _from_arrays(images, torch.as_tensor([int(label) for _, label in pairs]), classes, name or type(data).__name__)
+        labels = _tensor("label", [_number(label) for _, label in pairs])
+        return _from_arrays(torch.stack(singles), labels, classes, name or type(data).__name__)
     raise InputError("data", type(data).__name__, "a path, an ImageSet, (images, labels), a Dataset or a DataLoader")
 
 
@@ -97,17 +103,18 @@ def _read_folder(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str
 
 def _read_npz(path: Path) -> tuple[Tensor, Tensor, list[str] | None]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for key in ("image", "label"):
                 if key not in arrays:
                     raise InputError(
                         "data", f"{path.name} with keys {', '.join(arrays.files) or 'none'}", "keys image and label"
                     )
-            return torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["label"]), None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+            image, label = arrays["image"], arrays["label"]
+    except InputError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, TypeError) as error:
         raise InputError("data", path.name, f"a readable .npz without pickled objects ({error})") from error
+    return _tensor("image", image), _tensor("label", label), None
 
 
 def _read_parquet(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str] | None]:
@@ -126,7 +133,8 @@ def _read_parquet(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[st
         arrays.append(_decode(content, f"row {row}", size))
     if table["label"].null_count:
         raise InputError("label", f"{table['label'].null_count} missing labels in {path.name}", "an integer in each row")
-    return _stack(arrays), torch.from_numpy(np.array(table["label"])), _parquet_classes(table.schema.metadata)
+    labels = _tensor("label", table["label"].to_pylist())
+    return _stack(arrays), labels, _parquet_classes(table.schema.metadata)
 
 
 def _parquet_classes(metadata: dict[bytes, bytes] | None) -> list[str] | None:
@@ -175,6 +183,23 @@ def _stack(arrays: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
+def _tensor(name: str, value: Any) -> Tensor:
+    """A tensor of whatever holds numbers; anything else is named."""
+    try:
+        return torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        got = f"dtype {value.dtype}" if isinstance(value, np.ndarray) else f"{type(value).__name__} ({error})"
+        raise InputError(name, got, "numbers in an array or a tensor") from error
+
+
+def _number(label: Any) -> int:
+    """One integer label, as a number or an array of one."""
+    value = _tensor("label", label)
+    if value.numel() != 1 or value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        raise InputError("label", label, "one integer a sample")
+    return int(value)
+
+
 def _pair(sample: Any) -> tuple[Any, Any]:
     if not isinstance(sample, tuple | list) or len(sample) < 2:
         raise InputError("data", f"samples of type {type(sample).__name__}", "(image, label) pairs")
@@ -184,7 +209,7 @@ def _pair(sample: Any) -> tuple[Any, Any]:
 def _from_arrays(
     images: Any, labels: Any, classes: Iterable[str] | None, name: str, origin: dict[str, str] | None = None
 ) -> ImageSet:
-    images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+    images, labels = _tensor("image", images), _tensor("label", labels)
     if images.dim() == 3:
         images = images[:, None]
     elif images.dim() == 4 and images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):

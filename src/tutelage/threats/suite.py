@@ -60,7 +60,8 @@ class Suite:
         """x (B, ...), y (B,) -> for each sample the first point that broke it, else the last attack's strongest point."""
         total = SuiteResult(x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x)).to(x), 0, 0)
         stages = []
-        # one draw a sample, whatever the batch size and whoever survives; each attack has its own stretch of seeds
+        # One draw a sample, whatever the batch size and whoever survives. torch's CPU generator reads the low 32 bits of a
+        # seed, so the attacks of a suite share each sample's starts; the recorded results were made so.
         seeds = torch.randint(2**61, (len(x),), generator=generator)
         for stage, (name, attack) in enumerate(self.attacks):
             left = (~total.success).nonzero().squeeze(1)
