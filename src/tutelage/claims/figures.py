@@ -74,14 +74,15 @@ def tradeoff_figure(claim: Claim, result: ClaimResult) -> Figure:
     figure, panels = new_figure(*((7.2, (2.6, 1.0)) if far else (5.0, (1.0,))))
     main = panels[0]
     main.set(xlabel=names[0], ylabel=names[1])
-    shown = _set_limits(main, near if far else arms, 0.1)
-    if all("%" in name for name in names):
+    percent = all("%" in name for name in names)
+    shown = _set_limits(main, near if far else arms, 0.1, percent=percent)
+    if percent:
         _equal_means(main)
     _draw(main, claim, arms)
-    _legend(figure, arms, percent=all("%" in name for name in names))
+    _legend(figure, arms, percent=percent)
     if far:
         overview = panels[1]
-        _set_limits(overview, arms, 0.08)
+        _set_limits(overview, arms, 0.08, percent=percent)
         _draw(overview, claim, arms)
         (x0, x1), (y0, y1) = shown
         overview.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=INK, linewidth=1, linestyle=":"))
@@ -138,12 +139,14 @@ def _part(arms: Sequence[_Arm], whole: Sequence[_Arm]) -> float:
     return min(parts)
 
 
-def _set_limits(axes: Any, arms: Sequence[_Arm], pad: float) -> list[tuple[float, float]]:
+def _set_limits(axes: Any, arms: Sequence[_Arm], pad: float, *, percent: bool) -> list[tuple[float, float]]:
+    """Show all of `arms`, with some room; of the interval of a percentage what is possible."""
     limits = []
     for axis, setter in enumerate((axes.set_xlim, axes.set_ylim)):
         values = [point[axis] for arm in arms for point in arm.corners]
         room = pad * ((max(values) - min(values)) or 1.0)
-        limits.append((min(values) - room, max(values) + room))
+        low, high = min(values) - room, max(values) + room
+        limits.append((max(low, -4.0), min(high, 104.0)) if percent else (low, high))
         setter(*limits[-1])
     return limits
 
