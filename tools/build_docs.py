@@ -77,7 +77,8 @@ def verdict(system: System) -> str:
     ]
     for c in result.claims:
         name = f"**{c.sentence}**" if c.primary else c.sentence
-        lines.append(f"| {name} | {_interval(c.difference, *c.ci95)} | {c.margin:g} | {c.verdict} |")
+        value = _interval(c.difference, *c.ci95) if c.baseline else f"{c.difference:.4f} [{c.ci95[0]:.4f}, {c.ci95[1]:.4f}]"
+        lines.append(f"| {name} | {value} | {c.margin:g} | {c.verdict} |")
     lines += ["", f"![{system.slug}: all sentences with their intervals](../images/{system.slug}-differences.svg)"]
     return "\n".join(lines)
 

@@ -337,18 +337,19 @@ def doctor() -> None:
 
 
 def audit_table(audits: dict[str, AuditResult]) -> Table:
-    """Models x (clean, each threat's worst case), with 95 % intervals."""
+    """(clean, each attack of each threat) x models, with 95 % intervals."""
     table = Table(
         box=None, pad_edge=False, header_style="bold", caption="accuracy in per cent [95 % interval]", caption_justify="left"
     )
-    table.add_column("model")
+    table.add_column("")
+    for name in audits:
+        table.add_column(escape(name), justify="right", overflow="fold")
     first = next(iter(audits.values()))
     rows = [("clean", "clean")] + [(t, r.name) for t in first.threats for r in first.rows if r.category == t]
     for category, stage in rows:
-        table.add_column(escape(category if category == "clean" else f"{category}\n{stage}"), justify="right", no_wrap=True)
-    for name, result in audits.items():
-        cells = [result.row(category, stage) for category, stage in rows]
-        table.add_row(escape(name), *[f"{100 * c.value:.1f} \\[{100 * c.ci95[0]:.1f}, {100 * c.ci95[1]:.1f}]" for c in cells])
+        shares = [result.row(category, stage) for result in audits.values()]
+        label = category if category == "clean" else f"{category} {stage}"
+        table.add_row(escape(label), *[f"{100 * s.value:.1f} \\[{100 * s.ci95[0]:.1f}, {100 * s.ci95[1]:.1f}]" for s in shares])
     return table
 
 
@@ -372,11 +373,17 @@ def _print_claim(result: ClaimResult) -> None:
     for c in result.claims:
         verdicts.add_row(
             ("[bold]primary[/] " if c.primary else "") + escape(c.sentence),
-            f"{c.difference:+.2f} \\[{c.ci95[0]:+.2f}, {c.ci95[1]:+.2f}]",
+            _interval(c.difference, *c.ci95, signed=bool(c.baseline)),
             f"{c.margin:g}",
             _coloured(c.verdict),
         )
     out.print(verdicts)
+
+
+def _interval(value: float, lo: float, hi: float, *, signed: bool) -> str:
+    """A difference with its sign, or the metric itself with more digits."""
+    form = "+.2f" if signed else ".4f"
+    return f"{value:{form}} \\[{lo:{form}}, {hi:{form}}]"
 
 
 def _coloured(state: str) -> str:
