@@ -181,6 +181,7 @@ def test_a_random_model_is_flagged(net, data):
         ({"threats": ["linf@nope"]}, "threats"),
         ({"threats": [Linf(torch.full((120,), 0.1))]}, "one eps"),
         ({"threats": [3]}, "threats"),
+        ({"threats": ["fgsm:linf@0.1", "fgsm:linf@0.1"]}, "each threat once"),
         ({"batch_size": 0}, "batch_size"),
         ({"n": 100000}, "n: got 100000"),
         ({"slices": {"none": []}}, "without samples"),

@@ -63,6 +63,9 @@ def audit(
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
     suites = [_suite(threat) for threat in threats]
+    names = [_name(suite) for suite in suites]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError("threats", f"{twice[0]} twice", "each threat once")
     if batch_size < 1:
         raise InputError("batch_size", batch_size, "at least 1")
     images = as_images(data)
@@ -79,7 +82,7 @@ def audit(
     examples: list[Example] = []
     cost: list[dict[str, object]] = []
     for suite in suites:
-        threat = str(suite.budget) if suite.label else suite.name
+        threat = _name(suite)
         measured = attack_set(model, images, suite, seed=seed, batch_size=batch_size, progress=progress)
         # an attack never heals: what is wrong on clean data stays wrong
         rows += [accuracy_row(threat, stage, ~broken) for stage, broken in measured.stages.items()]
@@ -132,6 +135,11 @@ def _suite(threat: str | Budget | PGD | Suite) -> Suite:
     if isinstance(suite.budget.eps, Tensor):
         raise InputError("threats", "a budget with one eps a sample", "one eps for the whole set")
     return suite
+
+
+def _name(suite: Suite) -> str:
+    """What a threat is called in rows: the standard suite by its budget alone."""
+    return str(suite.budget) if suite.label else suite.name
 
 
 def _masks(slices: Mapping[str, Sequence[int] | Tensor], n: int) -> dict[str, Tensor]:

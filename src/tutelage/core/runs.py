@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -58,7 +59,8 @@ def append_jsonl(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with path.open("ab+") as file:
-        if file.tell():
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: the last byte must be that of a finished write
+        if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a line that a kill tore; it must not swallow this one
                 line = b"\n" + line
