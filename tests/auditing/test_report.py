@@ -17,7 +17,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tutelage.auditing import AuditResult, AuditRow, Example, audit
-from tutelage.auditing.page import duration, figure_svg, measured, percent, plain, png_data_uri
+from tutelage.auditing.figures import figure_svg
+from tutelage.auditing.page import (
+    duration,
+    measured,
+    percent,
+    plain,
+    png_data_uri,
+)
 from tutelage.auditing.report import write_report
 from tutelage.core.errors import InputError
 from tutelage.data.sets import fashion_mnist_subset

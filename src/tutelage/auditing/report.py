@@ -11,15 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tutelage.auditing.figures import MARKERS, MUTED, SERIES, Label, figure_svg, new_figure, place_labels
 from tutelage.auditing.page import (
-    MARKERS,
-    MUTED,
-    SERIES,
     Block,
     Code,
     Facts,
     Gallery,
-    Label,
     Mark,
     Notice,
     Page,
@@ -30,10 +27,7 @@ from tutelage.auditing.page import (
     Tile,
     data_table,
     duration,
-    figure_svg,
-    new_figure,
     percent,
-    place_labels,
     plain,
     png_data_uri,
     titled,

@@ -14,7 +14,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from tutelage.auditing.page import GRID, INK, MUTED, SERIES, SURFACE, Label, new_figure, place_labels
+from tutelage.auditing.figures import (
+    GRID,
+    INK,
+    MUTED,
+    SERIES,
+    SURFACE,
+    Label,
+    new_figure,
+    place_labels,
+)
 from tutelage.claims.claim import Claim, ClaimResult, SentenceResult
 from tutelage.core.errors import InputError
 from tutelage.core.stats import mean_t

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tutelage.auditing.figures import figure_svg
 from tutelage.auditing.page import (
     Block,
     Code,
@@ -22,7 +23,6 @@ from tutelage.auditing.page import (
     Tone,
     data_table,
     duration,
-    figure_svg,
     measured,
     plain,
     titled,
