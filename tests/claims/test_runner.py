@@ -95,3 +95,10 @@ def test_only_a_whole_clean_claim_scale_result_is_recorded(smoke, tmp_path):
     with pytest.raises(InputError, match="uncommitted"):
         record(at_claim.model_copy(update={"config": own, "dirty": True}), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_set_is_told_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTELAGE_DATA", str(tmp_path))
+    with pytest.raises(MissingError, match=r"cifar10.*is not there; put cifar10 from https"):
+        run_claim("mtard", scale="paper", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

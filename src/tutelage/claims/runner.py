@@ -52,6 +52,7 @@ def run_claim(
     if jobs < 1:
         raise InputError("jobs", jobs, "at least 1")
     cache = cache or Cache.default()
+    sets = claim.data(config)  # a set that is missing is told before anything runs
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     commit, dirty = git_state()
     code = code_sha256(claim.system.claim_module)
@@ -71,7 +72,7 @@ def run_claim(
         claims=judged,
         rows=rows,
         controls=list(claim.controls),
-        data=claim.data(config),
+        data=sets,
         config=config.model_dump(),
         environment={**environment(), "threads": threads, "jobs": jobs},
         commit=commit,
