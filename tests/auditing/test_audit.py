@@ -80,6 +80,16 @@ def test_curves_start_at_clean_accuracy_and_never_rise(result):
         assert curve.accuracy[-1] < curve.accuracy[0]
 
 
+def test_two_budgets_of_one_norm_share_a_curve_through_both(net, data):
+    found = tutelage.audit(net, data.take(slice(0, 40)), threats=["fgsm:linf@0.05", "fgsm:linf@0.1"])
+    (curve,) = found.curves
+    assert len(curve.eps) == len(set(curve.eps))
+    assert {0.0, 0.05, 0.1, 0.2} <= set(curve.eps)
+    assert list(curve.eps) == sorted(curve.eps)
+    assert list(curve.accuracy) == sorted(curve.accuracy, reverse=True)
+    assert {e.threat for e in found.examples} == set(found.threats)
+
+
 def test_worst_examples_are_real_mistakes_inside_the_budget(net, data, result):
     worst = result.worst(5, threat=result.threats[0])
     assert len(worst) == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ def audit(
     warnings += _above_chance(clean, images, force)
     rows = [accuracy_row("clean", "clean", clean)]
     right: dict[str, Tensor] = {"clean": clean}
-    curves: list[Curve] = []
+    sweeps: dict[str, _Sweep] = {}
     examples: list[Example] = []
     cost: list[dict[str, object]] = []
     for suite in suites:
@@ -90,14 +90,16 @@ def audit(
         right[threat] = ~measured.broken
         warnings += [f"{threat}: {warning}" for warning in measured.warnings]
         cost.append({"threat": threat, "forward": measured.forward, "backward": measured.backward})
-        sweep = _sweep(model, images, suite.budget, seed, batch_size, progress) if curve else None
-        if sweep is not None:
-            curves.append(sweep.curve)
+        norm = suite.budget.norm
+        if curve and norm not in sweeps:  # one curve a norm, through every eps that is audited in it
+            budgets = [other.budget for other in suites if other.budget.norm == norm]
+            sweeps[norm] = _sweep(model, images, budgets, seed, batch_size, progress)
+        sweep = sweeps.get(norm)
         examples += _examples(model, images, clean, measured, threat, suite.budget, sweep, batch_size)
     rows += _parts(images, masks, right)
     return AuditResult(
         rows=rows,
-        curves=curves,
+        curves=[sweep.curve for sweep in sweeps.values()],
         examples=examples,
         classes=images.classes,
         status="unreliable" if warnings else "reliable",
@@ -222,9 +224,15 @@ class _Sweep:
     breaks_at: dict[int, float]  # position in the audited set -> smallest eps that broke it
 
 
-def _sweep(model: nn.Module, images: ImageSet, budget: Budget, seed: int, batch_size: int, progress: Progress) -> _Sweep:
-    """Accuracy over eps, from small to large; what a small budget broke is broken in every larger one."""
-    assert not isinstance(budget.eps, Tensor)
+def _sweep(
+    model: nn.Module, images: ImageSet, budgets: Sequence[Budget], seed: int, batch_size: int, progress: Progress
+) -> _Sweep:
+    """Accuracy over eps, from small to large; what a small budget broke is broken in every larger one.
+
+    The budgets have one norm; the grid holds multiples of the eps of each.
+    """
+    norm = budgets[0].norm
+    grid = sorted({round(float(budget.eps) * factor, 12) for budget in budgets for factor in CURVE_FACTORS})
     positions = torch.arange(len(images))
     if len(images) > CURVE_SAMPLES:
         order = torch.randperm(len(images), generator=generator(seed, "curve"))
@@ -233,20 +241,20 @@ def _sweep(model: nn.Module, images: ImageSet, budget: Budget, seed: int, batch_
     broken = predict(model, part, batch_size=batch_size).argmax(1) != part.labels
     breaks_at = torch.where(broken, 0.0, torch.inf)
     eps_grid, shares = [0.0], [accuracy_row("", "", ~broken)]
-    with progress.task(f"curve over {budget.norm} eps", len(CURVE_FACTORS)) as task:
-        for factor in CURVE_FACTORS:
-            scaled = budget.scaled(factor)
-            attacks = Suite(scaled, (("CE", PGD(scaled)), ("margin", PGD(scaled, objective=margin))))
+    with progress.task(f"curve over {norm} eps", len(grid)) as task:
+        for eps in grid:
+            budget = replace(budgets[0], eps=eps)
+            attacks = Suite(budget, (("CE", PGD(budget)), ("margin", PGD(budget, objective=margin))))
             left = (~broken).nonzero().squeeze(1)
             if len(left):
                 found = attack_set(model, part.take(left), attacks, seed=seed, batch_size=batch_size)
                 hit = left[found.broken]
                 broken[hit] = True
-                breaks_at[hit] = budget.eps * factor
-            eps_grid.append(budget.eps * factor)
+                breaks_at[hit] = eps
+            eps_grid.append(eps)
             shares.append(accuracy_row("", "", ~broken))
             task.advance()
-    curve = Curve(budget.norm, tuple(eps_grid), tuple(s.value for s in shares), tuple(s.ci95 for s in shares), len(part))
+    curve = Curve(norm, tuple(eps_grid), tuple(s.value for s in shares), tuple(s.ci95 for s in shares), len(part))
     return _Sweep(curve, {int(p): float(b) for p, b in zip(positions, breaks_at, strict=True) if b < torch.inf})
 
 
