@@ -24,6 +24,9 @@ def build():
 def needs_arguments(width):
     return SmallCNN(width)
 
+def fails():
+    return {}["width"]
+
 number = 3
 """
 
@@ -33,6 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: a factory, trained weights, test images."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "my_net.py").write_text(FACTORY)
+    (folder / "broken.py").write_text("half = 1 / 0\n")
     torch.manual_seed(0)
     net = SmallCNN(4)
     train = tutelage.fashion_mnist_subset("train").take(slice(0, 1000))
@@ -120,6 +124,8 @@ WRONG = {
     "no such module": (changed(model="no_such_module:build"), "no_such_module"),
     "no function named": (changed(model="my_net.py"), "factory"),
     "factory with arguments": (changed(model="my_net.py:needs_arguments"), "no arguments"),
+    "factory that fails": (changed(model="my_net.py:fails"), "raising KeyError: 'width'"),
+    "file that fails": (changed(model="broken.py:build"), "raising ZeroDivisionError"),
     "factory of a number": (changed(model="my_net.py:number"), "returns an nn.Module"),
     "too many samples": (changed(n="5000"), "n: got 5000"),
     "negative batch": (changed(batch_size="-1"), "batch-size: got -1"),

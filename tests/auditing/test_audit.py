@@ -196,6 +196,8 @@ def test_a_random_model_is_flagged(net, data):
         ({"n": 100000}, "n: got 100000"),
         ({"slices": {"none": []}}, "without samples"),
         ({"slices": {"far": [500]}}, "positions from 0 to 119"),
+        ({"slices": {"before": [-1]}}, "position -1"),
+        ({"slices": {"some": [1]}, "n": 60}, "without n"),
         ({"slices": {"mask": torch.ones(3, dtype=torch.bool)}}, "mask"),
     ],
 )
@@ -208,3 +210,12 @@ def test_images_that_do_not_fit_the_model_are_told(net):
     wide = (torch.rand(20, 1, 20, 20), torch.arange(20) % 10)
     with pytest.raises(InputError, match=r"model: got RuntimeError on images of shape \(20, 1, 20, 20\)"):
         tutelage.audit(net, wide, threats=["fgsm:linf@0.1"])
+
+
+def test_whatever_a_model_raises_is_told_in_one_sentence(data):
+    class Picky(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("mean")
+
+    with pytest.raises(InputError, match="model: got KeyError on images"):
+        tutelage.audit(Picky(), data, threats=["fgsm:linf@0.1"])

@@ -96,7 +96,8 @@ def result() -> AuditResult:
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
-    return audit(net, test, threats=THREATS, n=60, name="tiny net", slices={"first": range(30), "last": range(30, 60)})
+    part = test.split_off(60, split="test")[1]
+    return audit(net, part, threats=THREATS, name="tiny net", slices={"first": range(30), "last": range(30, 60)})
 
 
 @pytest.fixture

@@ -76,7 +76,9 @@ def run_demo(
         intro="A small network was taught by an ordinary teacher (on clean images only) and an adversarially trained one (on "
         "attacked images only) with B-MTARD, on the bundled Fashion-MNIST subset. All three were audited on test images "
         "that no training and no selection saw.",
-        figures={"How the student was taught: losses, weights and teacher temperatures over the steps": _lesson(taught)},
+        figures={
+            "How the student was taught: losses, weights, teacher temperatures and entropies over the steps": _lesson(taught)
+        },
     )
     for name, result in audits.items():
         result.save(folder / name.split(" (")[0].replace(" ", "-"))

@@ -69,6 +69,8 @@ def audit(
     if batch_size < 1:
         raise InputError("batch_size", batch_size, "at least 1")
     images = as_images(data)
+    if slices and n is not None and n != len(images):
+        raise InputError("slices", f"slices of {len(images)} samples and n={n}", "slices of the whole data, without n")
     if n is not None and n != len(images):
         images = images.split_off(n, split=images.split)[1]
     masks = _masks(slices or {}, len(images))
@@ -153,7 +155,8 @@ def _masks(slices: Mapping[str, Sequence[int] | Tensor], n: int) -> dict[str, Te
             if index.shape != (n,):
                 raise InputError("slices", f"{name!r}: a mask of shape {tuple(index.shape)}", f"shape ({n},)")
         elif len(index) and (int(index.min()) < 0 or int(index.max()) >= n):
-            raise InputError("slices", f"{name!r}: position {int(index.max())}", f"positions from 0 to {n - 1}")
+            wrong = int(index.min()) if int(index.min()) < 0 else int(index.max())
+            raise InputError("slices", f"{name!r}: position {wrong}", f"positions from 0 to {n - 1}")
         else:
             mask[index.long()] = True
         if not bool(mask.any()):
@@ -169,7 +172,7 @@ def _sanity(model: nn.Module, images: ImageSet, force: bool) -> Sequence[str]:
     with torch.no_grad(), evaluating(model):
         try:
             outputs = model(x)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # the user's own code may raise anything; its reason belongs into the one sentence
             raise InputError(
                 "model", f"{type(error).__name__} on images of shape {tuple(x.shape)}: {error}", "logits"
             ) from error

@@ -45,6 +45,7 @@ class Curve:
 class Example:
     """A sample that was right and could be turned: images (C, H, W) in [0, 1], class indices, the size of the change.
 
+    index: position in the audited samples (in the whole set, if `n` was not given).
     breaks_at: the smallest eps of the curve that broke it (0 if it was not on the curve). confidence: of the wrong class.
     """
 

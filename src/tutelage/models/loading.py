@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,10 +37,14 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
     if isinstance(target, nn.Module):
         model = target
     elif callable(target):
+        if needed := _required(target):
+            raise InputError("model", f"{factory} with the argument {needed!r}", "a function that needs no arguments")
         try:
             model = target()
-        except TypeError as error:
-            raise InputError("model", factory, f"a function that needs no arguments ({error})") from error
+        except Exception as error:  # the user's own code may raise anything
+            raise InputError(
+                "model", f"{factory} raising {type(error).__name__}: {error}", "a function that returns"
+            ) from error
     else:
         raise InputError("model", factory, "a function that returns an nn.Module")
     if not isinstance(model, nn.Module):
@@ -46,6 +52,16 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
     if weights is not None:
         load_weights(model, Path(weights))
     return model.eval()
+
+
+def _required(target: Callable[..., object]) -> str:
+    """The name of the first argument that a call must give, or nothing."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # builtins do not always tell
+        return ""
+    open_ones = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return next((p.name for p in parameters if p.default is p.empty and p.kind in open_ones), "")
 
 
 def _import(name: str) -> object:
@@ -57,8 +73,14 @@ def _import(name: str) -> object:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        fresh = path.stem not in sys.modules
         sys.modules.setdefault(path.stem, module)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            if fresh:
+                del sys.modules[path.stem]
+            raise InputError("model", f"{name} raising {type(error).__name__}: {error}", "a file that can be run") from error
         return module
     here = str(Path.cwd())
     sys.path.insert(0, here)
@@ -66,6 +88,8 @@ def _import(name: str) -> object:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise InputError("model", name, f"a module that can be imported from here ({error})") from error
+    except Exception as error:
+        raise InputError("model", f"{name} raising {type(error).__name__}: {error}", "a module that can be imported") from error
     finally:
         sys.path.remove(here)
 
