@@ -209,6 +209,9 @@ class _Training:
         self.raw_loader, self.seed = loader, seed
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Accelerate's wrapper searches the disk for an optimiser library at every step; a gradient scaler needs the wrapper
+        bare = self.accelerator.scaler is None and str(self.accelerator.distributed_type.value) not in ("XLA", "DEEPSPEED")
+        self.stepper = getattr(self.optimizer, "optimizer", self.optimizer) if bare else self.optimizer
         self.loader = self.accelerator.prepare_data_loader(loader) if self.accelerator.num_processes > 1 else loader
         self.plain = self.accelerator.unwrap_model(self.model)
         self.average = _Average(self.plain, ema) if ema is not None else None
@@ -297,12 +300,13 @@ class _Training:
         self.group_loss += float(loss.detach()) / members
         if not stepping:
             return None
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.plain.parameters() if p.grad is not None]))
+        trained = (p for group in self.stepper.param_groups for p in group["params"])
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
         # a gradient scaler meets overflows as a matter of course and skips those steps itself
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             self._stop("the gradient", buffers)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.stepper.step()
+        self.stepper.zero_grad()
         if self.average is not None:
             self.average.update(self.plain)
         values = {key: float(value) for key, value in extra.items()}
