@@ -13,6 +13,9 @@ from tutelage.threats.budgets import Budget, parse_budget
 from tutelage.threats.engine import FGSM, PGD, AttackResult
 from tutelage.threats.objectives import margin
 
+# Between the seeds of two attacks of a suite; small, because torch's CPU generator reads only the low 32 bits of a seed.
+STAGE_STRIDE = 1_000_003
+
 
 @dataclass
 class Stage:
@@ -60,15 +63,14 @@ class Suite:
         """x (B, ...), y (B,) -> for each sample the first point that broke it, else the last attack's strongest point."""
         total = SuiteResult(x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x)).to(x), 0, 0)
         stages = []
-        # One draw a sample, whatever the batch size and whoever survives. torch's CPU generator reads the low 32 bits of a
-        # seed, so the attacks of a suite share each sample's starts; the recorded results were made so.
+        # One draw a sample, whatever the batch size and whoever survives.
         seeds = torch.randint(2**61, (len(x),), generator=generator)
         for stage, (name, attack) in enumerate(self.attacks):
             left = (~total.success).nonzero().squeeze(1)
             forward = backward = 0
             if len(left):
                 part = replace(attack, budget=attack.budget.take(left))
-                result = part.run_seeded(model, x[left], y[left], seeds[left.cpu()] + (stage << 32))
+                result = part.run_seeded(model, x[left], y[left], seeds[left.cpu()] + stage * STAGE_STRIDE)
                 total.x_adv[left], total.loss[left], total.success[left] = result.x_adv, result.loss, result.success
                 forward, backward = result.forward, result.backward
                 total.warnings += [f"{name}: {warning}" for warning in result.warnings]
