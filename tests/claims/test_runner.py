@@ -67,6 +67,7 @@ def test_failed_cells_are_kept_with_their_reason_and_tried_again(cache):
         ({"epochs": "0"}, "set: got epochs=0"),
         ({"eps": "-1"}, "set: got eps=-1"),
         ({"data": "imagenet"}, "set: got data=imagenet"),
+        ({"robust_teacher": ""}, "robust_teacher: got none, wanted --set robust_teacher=module:function"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(changes, message, tmp_path):

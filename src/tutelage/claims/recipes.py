@@ -35,6 +35,7 @@ NETS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "t32": lambda c, s, k: SmallCNN(32, channels=c, size=s, classes=k, unshuffle=False),
     "linear": lambda c, s, k: nn.Sequential(nn.Flatten(), nn.Linear(c * s * s, k)),
     "resnet-18": lambda c, s, k: resnet(18, channels=c, classes=k),
+    "resnet-20": lambda c, s, k: resnet(20, channels=c, classes=k),
     "resnet-56": lambda c, s, k: resnet(56, channels=c, classes=k),
 }
 

@@ -161,8 +161,6 @@ def _teacher(
     )
     if weights:
         return load_model(net, weights)
-    if not net:
-        raise InputError(f"{kind}_teacher", "none", f"--set {kind}_teacher=module:function {kind}_teacher_weights=FILE")
     shift = {"fashion-mnist-subset": 1 if kind == "clean" else 0, "cifar10": 4, "random": 0}[config.data]
     recipe = Recipe(
         net,
@@ -213,6 +211,9 @@ def _trace(result: FitResult) -> dict[str, float]:
 
 
 def data(config: Config) -> list[dict[str, Any]]:
+    for kind, net in (("clean", config.clean_teacher), ("robust", config.robust_teacher)):
+        if not net:  # said before the first arm trains
+            raise InputError(f"{kind}_teacher", "none", f"--set {kind}_teacher=module:function {kind}_teacher_weights=FILE")
     return [part.describe() for part in splits(config)]
 
 
