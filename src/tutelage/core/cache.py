@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.core.files import canonical_json, locked, sha256_file, sha256_text, write_json
+from tutelage.core.files import canonical_json, locked, sha256_file, sha256_text, sync_folder, write_json, writing
 
 
 def default_cache_dir() -> Path:
@@ -50,15 +50,18 @@ class Cache:
                 return target
             # under the lock this name is ours: whatever is there is what a killed builder left
             scratch = target.with_name(f".new-{target.name}")
-            for remains in (target, scratch):
-                shutil.rmtree(remains, ignore_errors=True)
-            scratch.mkdir()
+            with writing(scratch):
+                for remains in (target, scratch):
+                    shutil.rmtree(remains, ignore_errors=True)
+                scratch.mkdir()
             try:
                 build(scratch)
                 files = sorted(p for p in scratch.rglob("*") if p.is_file())
                 manifest = {str(p.relative_to(scratch)): sha256_file(p) for p in files}
                 write_json(scratch / "manifest.json", {"key": key, "files": manifest})
-                os.replace(scratch, target)
+                with writing(target):
+                    os.replace(scratch, target)
+                    sync_folder(target.parent)
             except BaseException:
                 shutil.rmtree(scratch, ignore_errors=True)
                 raise

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from typing import Any
+
+# what to do about an OSError; after each of them the same call goes on from what was finished
+_FULL = "free some space there (or choose another folder), then run it again"
+_ADVICE = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "files may not grow so large there: choose another folder or raise the limit (ulimit -f), then run it again",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+    errno.EIO: "the disk fails: choose another folder",
+}
+
 
 class TutelageError(Exception):
     """Base of all errors raised on purpose. The command line prints the message and exits with `exit_code`."""
 
     exit_code = 2
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors come home from worker processes, whatever arguments they were made of."""
+        return _again, (type(self), str(self), {**vars(self), **({"errno": self.errno} if isinstance(self, OSError) else {})})
+
+
+def _again(kind: type[TutelageError], message: str, state: dict[str, Any]) -> TutelageError:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    for name, value in state.items():
+        setattr(error, name, value)
+    return error
 
 
 class InputError(TutelageError, ValueError):
@@ -39,6 +67,15 @@ class ModelChanged(TutelageError):
 
 class QueryBudgetExceeded(TutelageError):
     """A teacher was asked more often than its budget allows."""
+
+
+class WriteError(TutelageError, OSError):
+    """A file could not be written: a full disk, a read-only folder. Nothing that was there before is lost."""
+
+    def __init__(self, path: object, error: OSError) -> None:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        super().__init__(f"cannot write {path}: {reason}; {_ADVICE.get(error.errno or 0, 'choose another folder')}")
+        self.errno = error.errno
 
 
 class CheckpointError(TutelageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ from typing import Any
 
 from tutelage.core.environment import environment, git_state
 from tutelage.core.errors import InputError, MissingError
-from tutelage.core.files import canonical_json, write_json
+from tutelage.core.files import canonical_json, write_json, writing
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Run:
     def create(cls, path: Path, kind: str, config: dict[str, Any], device: str = "cpu") -> Run:
         """Make (or open again, if it is the same run) the folder `path`."""
         run = cls(path)
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         if (path / "run.json").exists():
             about = run.about
             if about["kind"] != kind or canonical_json(about["config"]) != canonical_json(config):
@@ -56,17 +58,27 @@ class Run:
 
 def append_jsonl(path: Path, values: dict[str, Any]) -> None:
     """One whole line in one write, so that concurrent writers and a kill do not tear lines apart."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    with path.open("ab+") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _append(path, line)
+
+
+def _append(path: Path, line: bytes) -> None:
+    with path.open("ab+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: the last byte must be that of a finished write
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # a line that a kill tore; it must not swallow this one
                 line = b"\n" + line
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+        size = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)  # a full disk takes half a line; the lines before it stay whole
+            raise
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
