@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tutelage.core import stats
 from tutelage.core.errors import InputError
+from tutelage.core.stats import resampling
 
 Z2 = 1.959963984540054**2
 
@@ -284,7 +285,7 @@ def test_bootstrap_in_batches_is_the_same_and_stays_small(monkeypatch: pytest.Mo
     whole = stats.bootstrap(values, mean, rng=np.random.default_rng(9), n_resamples=200)
     assert max(sizes) == 200 * 50
     sizes.clear()
-    monkeypatch.setattr(stats, "BOOTSTRAP_BATCH_VALUES", 7 * 50)
+    monkeypatch.setattr(resampling, "BOOTSTRAP_BATCH_VALUES", 7 * 50)
     assert stats.bootstrap(values, mean, rng=np.random.default_rng(9), n_resamples=200) == whole
     assert max(sizes) == 7 * 50
 
