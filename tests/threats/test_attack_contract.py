@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tutelage.core.errors import AttackError, InputError, ModelChanged
 from tutelage.threats import (
     FGSM,
+    L1,
     L2,
     PGD,
     AttackBatch,
@@ -37,7 +38,7 @@ ATTACKS: dict[str, Callable[[Budget], PGD]] = {
     "PGD eot": lambda budget: PGD(budget, STEPS, restarts=RESTARTS, eot=2),
 }
 NAMES = [*ATTACKS, "suite"]
-NORMS: dict[str, tuple[type[Budget], float]] = {"linf": (Linf, 0.05), "l2": (L2, 0.2)}
+NORMS: dict[str, tuple[type[Budget], float]] = {"linf": (Linf, 0.05), "l2": (L2, 0.2), "l1": (L1, 0.4)}
 KINDS = ["linear", "conv", "dropout", "vectors", "one sample", "half wrong"]
 
 attacks = pytest.mark.parametrize("name", NAMES)
@@ -156,6 +157,8 @@ def broken_from_start(name: str, case: Case) -> Tensor:
 
 def sizes(norm: str, x: Tensor, x_adv: Tensor) -> Tensor:
     delta = (x_adv.double() - x.double()).flatten(1)
+    if norm == "l1":
+        return delta.abs().sum(1)
     return delta.abs().amax(1) if norm == "linf" else delta.square().sum(1).sqrt()
 
 
@@ -292,7 +295,7 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
 @attacks
 def test_eps_per_sample(name: str, norm: str) -> None:
     case = make("linear")
-    eps = torch.linspace(0, 0.2 if norm == "linf" else 0.6, 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
+    eps = torch.linspace(0, 4 * NORMS[norm][1], 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
     result = run(name, build(name, NORMS[norm][0](eps)), case)
     size = sizes(norm, case.x, result.x_adv)
     assert bool((size <= eps * (1 + 1e-5) + 1e-6).all())

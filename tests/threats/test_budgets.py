@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tutelage.core.errors import InputError
-from tutelage.threats import L2, Budget, Linf, parse_budget
+from tutelage.threats import L1, L2, Budget, Linf, parse_budget
 
 light = settings(max_examples=60, deadline=None, database=None, derandomize=True)
-norms = pytest.mark.parametrize("norm", [Linf, L2])
+norms = pytest.mark.parametrize("norm", [Linf, L2, L1])
 # (x, x_adv, another point) of 1 to 3 samples with 1 to 4 coordinates each, in steps of 1/64: differences are exact in float32
 points = st.tuples(st.integers(1, 3), st.integers(1, 4)).flatmap(
     lambda shape: st.tuples(
@@ -36,6 +36,8 @@ def generator(seed: int = 0) -> torch.Generator:
 def distance(norm: type[Budget], a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """In double precision, and not through the code under test."""
     delta = (a.double() - b.double()).flatten(1)
+    if norm is L1:
+        return delta.abs().sum(1)
     return delta.abs().amax(1) if norm is Linf else delta.square().sum(1).sqrt()
 
 
@@ -55,21 +57,53 @@ def test_l2_projection_by_hand() -> None:
     torch.testing.assert_close(projected, torch.tensor([[1.6, 1.8], [0.3, 0.4]]))
 
 
+def test_l1_projection_by_hand() -> None:
+    x = torch.zeros(2, 3)
+    # first: (3, -2, 0.5) to sum 2: (3 - t) + (2 - t) = 2 at t = 1.5, which is above 0.5, so the third stays 0;
+    # second: 0.5 + 0.25 + 0.25 = 1 is inside
+    projected = L1(2.0).project(x, torch.tensor([[3.0, -2.0, 0.5], [0.5, -0.25, 0.25]]))
+    torch.testing.assert_close(projected, torch.tensor([[1.5, -0.5, 0.0], [0.5, -0.25, 0.25]]))
+
+
+def test_l1_projection_within_a_range_by_hand() -> None:
+    x = torch.tensor([[0.8, 0.5, 0.5]])
+    # room upwards 0.2, 0.5, 0.5; wanted 2, 0.4, 0.3, to sum 0.6: the first is full at 0.2, so 0.4 is left for the others:
+    # (0.4 - t) + (0.3 - t) = 0.4 at t = 0.15. To project and then to clamp would lose the second and third altogether.
+    x_adv = torch.tensor([[2.8, 0.9, 0.8]])
+    torch.testing.assert_close(L1(0.6).project_within(x, x_adv, (0.0, 1.0)), torch.tensor([[1.0, 0.75, 0.65]]))
+    torch.testing.assert_close(L1(0.6).project(x, x_adv).clamp(0, 1), torch.tensor([[1.0, 0.5, 0.5]]))
+
+
+@light
+@given(points, radii)
+def test_l1_projection_within_a_range_is_the_nearest_point(given_points: Any, eps: float) -> None:
+    # for a convex set: <x_adv - p, b - p> <= 0 for the projection p and every point b of the set
+    x, x_adv, b = (point.clamp(-1, 1) if i == 0 else point for i, point in enumerate(given_points))
+    p = L1(eps).project_within(x, x_adv, (-1.0, 1.0))
+    assert bool((p.abs() <= 1).all())
+    assert bool((distance(L1, p, x) <= eps * (1 + 1e-5) + 1e-6).all())
+    inside = L1(eps).project_within(x, b, (-1.0, 1.0))
+    assert bool((((x_adv - p) * (inside - p)).sum(1) <= 1e-5).all())
+
+
 def test_sizes_by_hand() -> None:
     x, x_adv = torch.zeros(2, 1, 1, 2), torch.tensor([[[[3.0, -4.0]]], [[[0.0, 0.5]]]])
     assert Linf(1.0).size(x, x_adv).tolist() == [4.0, 0.5]
     assert L2(1.0).size(x, x_adv).tolist() == [5.0, 0.5]
+    assert L1(1.0).size(x, x_adv).tolist() == [7.0, 0.5]
 
 
 def test_steepest_directions_by_hand() -> None:
     grad = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
     assert Linf(1.0).steepest(grad).tolist() == [[1.0, -1.0], [0.0, 0.0]]
     torch.testing.assert_close(L2(1.0).steepest(grad), torch.tensor([[0.6, -0.8], [0.0, 0.0]]))
+    assert L1(1.0).steepest(grad).tolist() == [[0.0, -1.0], [0.0, 0.0]]  # all on the coordinate that matters most
 
 
-@pytest.mark.parametrize(("norm", "dual"), [(Linf, 1), (L2, 2)])
+@pytest.mark.parametrize(("norm", "dual"), [(Linf, 1), (L2, 2), (L1, math.inf)])
 def test_steepest_rises_by_the_dual_norm(norm: type[Budget], dual: int) -> None:
-    # max over |d| <= 1 of <g, d> is the dual norm of g: the sum of absolutes for Linf, the Euclidean length for L2
+    # max over |d| <= 1 of <g, d> is the dual norm of g: the sum of absolutes for Linf, the Euclidean length for L2, the
+    # largest absolute for L1
     grad = torch.randn(5, 2, 3, generator=generator())
     direction = norm(1.0).steepest(grad)
     torch.testing.assert_close(distance(norm, direction, torch.zeros_like(direction)), torch.ones(5, dtype=torch.float64))
@@ -123,8 +157,9 @@ def test_projection_brings_a_point_no_farther_from_the_budget(norm: type[Budget]
     x, x_adv, b = given_points
     budget = norm(eps)
     b = budget.project(x, b)
-    after = distance(norm, budget.project(x, x_adv), b)
-    assert bool((after <= distance(norm, x_adv, b) + 1e-5).all())
+    measure = Linf if norm is Linf else L2  # L1's projection is the Euclidean one
+    after = distance(measure, budget.project(x, x_adv), b)
+    assert bool((after <= distance(measure, x_adv, b) + 1e-5).all())
 
 
 @norms
@@ -153,6 +188,16 @@ def test_l2_samples_are_uniform_in_the_ball(d: int) -> None:
     radius = L2(2.0).sample(torch.zeros(8000, d), generator()).norm(dim=1)
     # half the radius holds 2^-d of the volume; 4 standard errors = 4 * sqrt(1/4 / 8000) = 0.022 at the most
     assert float((radius < 1).double().mean()) == pytest.approx(0.5**d, abs=0.022)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_l1_samples_are_uniform_in_the_ball(d: int) -> None:
+    drawn = L1(2.0).sample(torch.zeros(8000, d), generator())
+    # half the radius holds 2^-d of the volume, and a first coordinate beyond 1 leaves a ball of half the radius on each
+    # side: 2 * 2^-d / 2. 4 standard errors = 0.022 at the most
+    assert float((drawn.abs().sum(1) < 1).double().mean()) == pytest.approx(0.5**d, abs=0.022)
+    assert float((drawn[:, 0].abs() > 1).double().mean()) == pytest.approx(0.5**d, abs=0.022)
+    assert float((drawn[:, 0] > 0).double().mean()) == pytest.approx(0.5, abs=0.022)
 
 
 @norms
@@ -195,6 +240,7 @@ def test_bad_eps(norm: type[Budget], eps: Any) -> None:
         ("LINF@.25", Linf(0.25)),
         ("linf@1e-1/2e+0", Linf(0.05)),
         ("l2@+3", L2(3.0)),
+        ("L1@12", L1(12.0)),
     ],
 )
 def test_good_budget_strings(text: str, budget: Budget) -> None:
@@ -230,7 +276,7 @@ def test_bad_budget_strings(text: str) -> None:
 
 
 @light
-@given(st.sampled_from(["linf", "l2", "Linf", "L2"]), st.integers(1, 999), st.integers(1, 999))
+@given(st.sampled_from(["linf", "l2", "l1", "Linf", "L2", "L1"]), st.integers(1, 999), st.integers(1, 999))
 def test_fractions_are_divided(norm: str, numerator: int, denominator: int) -> None:
     budget = parse_budget(f"{norm}@{numerator}/{denominator}")
     assert budget.eps == numerator / denominator
@@ -238,7 +284,7 @@ def test_fractions_are_divided(norm: str, numerator: int, denominator: int) -> N
 
 
 @light
-@given(st.sampled_from([Linf, L2]), st.one_of(st.integers(1, 255).map(lambda i: i / 255), st.floats(1e-4, 100)))
+@given(st.sampled_from([Linf, L2, L1]), st.one_of(st.integers(1, 255).map(lambda i: i / 255), st.floats(1e-4, 100)))
 @example(Linf, 8 / 255)
 def test_a_budget_can_be_read_back_from_its_name(norm: type[Budget], eps: float) -> None:
     read = parse_budget(str(norm(eps)))

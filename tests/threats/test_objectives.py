@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tutelage.core.errors import InputError
-from tutelage.threats import AttackBatch, cross_entropy, kl_to_reference, margin, misclassified
+from tutelage.threats import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
 
 # Three classes. First row: e^2 + e^0 + e^1 = 7.389056 + 1 + 2.718282 = 11.107338, its log is 2.407606.
 # Second row: all equal, the log of the sum is log 3 = 1.098612.
@@ -45,6 +45,26 @@ def test_margin_gradient_by_hand() -> None:
     logits = LOGITS[:1].clone().requires_grad_()
     (grad,) = torch.autograd.grad(margin(logits, batch([0])).sum(), logits)
     assert grad.tolist() == [[-1.0, 0.0, 1.0]]  # down with the label, up with the runner-up
+
+
+def test_dlr_by_hand() -> None:
+    z = torch.tensor([[4.0, 1.0, 3.0, 0.0]])
+    # y = 0: (3 - 4) / (4 - 1); y = 1: (4 - 1) / (4 - 1)
+    torch.testing.assert_close(dlr(z[[0, 0]], batch([0, 1])), torch.tensor([-1 / 3, 1.0]))
+    # y = 0 towards 3: (0 - 4) / (4 - (1 + 0) / 2)
+    torch.testing.assert_close(dlr(z, batch([0], [3])), torch.tensor([-4 / 3.5]))
+
+
+def test_dlr_does_not_change_with_scale_and_shift() -> None:
+    z = torch.randn(5, 6, generator=torch.Generator().manual_seed(0)) * 3
+    for extra in (batch([0, 1, 2, 3, 4]), batch([0, 1, 2, 3, 4], [5, 5, 5, 5, 5])):
+        torch.testing.assert_close(dlr(1000 * z + 7, extra), dlr(z, extra), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("classes", "target"), [(2, None), (3, [1])])
+def test_dlr_needs_classes_to_compare(classes: int, target: list[int] | None) -> None:
+    with pytest.raises(InputError, match=f"^objective: got dlr with {classes} classes, wanted at least"):
+        dlr(torch.zeros(1, classes), batch([0], target))
 
 
 def test_kl_by_hand() -> None:

@@ -275,7 +275,11 @@ def _threats_in_words(result: AuditResult) -> list[str]:
     words = []
     for budget in dict.fromkeys(t["budget"] for t in result.settings["threats"]):
         norm, _, eps = budget.partition("@")
-        what = {"linf": "no value of the input moves by more than", "l2": "the change has a Euclidean length of at most"}
+        what = {
+            "linf": "no value of the input moves by more than",
+            "l2": "the change has a Euclidean length of at most",
+            "l1": "the changes sum to at most",
+        }
         if norm in what:
             words.append(f"{budget}: {what[norm]} {eps} (inputs are in [0, 1]).")
     return words

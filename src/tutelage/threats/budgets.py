@@ -50,6 +50,14 @@ class Budget(ABC):
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """The point of the budget around x that is nearest to x_adv. Shapes (B, ...)."""
 
+    def project_within(self, x: Tensor, x_adv: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+        """A point inside the budget and the range of valid inputs; x itself must be in that range.
+
+        First the budget, then the range: what the range cuts off never leads out of the budget. In Linf it is the nearest.
+        """
+        x_adv = self.project(x, x_adv)
+        return x_adv if bounds is None else x_adv.clamp(*bounds)
+
     @abstractmethod
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A perturbation drawn uniformly from the budget, drawn on the CPU; shape of x."""
@@ -78,7 +86,7 @@ class Linf(Budget):
 
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         eps = _per_sample(self.eps, x)
-        return torch.min(torch.max(x_adv, x - eps), x + eps)
+        return x_adv.clamp(x - eps, x + eps)
 
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         return (uniform(x.shape, noise).to(x) * 2 - 1) * _per_sample(self.eps, x)
@@ -117,23 +125,79 @@ class L2(Budget):
         return grad / _flat_norm(grad).clamp_min(1e-12)
 
 
+@dataclass(frozen=True)
+class L1(Budget):
+    """The sum of absolute changes is at most eps."""
+
+    norm: ClassVar[str] = "l1"
+
+    def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return self.project_within(x, x_adv, None)
+
+    def project_within(self, x: Tensor, x_adv: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+        """The nearest point that is inside the budget and the range at once.
+
+        It is x + sign(u) min(max(|u| - t, 0), room) with u = x_adv - x, room the way to the range's end, and the smallest
+        t >= 0 that makes the sum of changes at most eps. As t falls, that sum is piecewise linear: a coordinate begins to
+        grow at t = |u| and stops at t = |u| - room, so t lies between two of these sorted points.
+        """
+        u = (x_adv - x).flatten(1).double()
+        size, eps = u.abs(), torch.as_tensor(self.eps, dtype=torch.float64, device=x.device).expand(len(x))
+        if bounds is None:
+            room = torch.full_like(size, torch.inf)
+        else:
+            room = torch.where(u > 0, bounds[1] - x.flatten(1).double(), x.flatten(1).double() - bounds[0]).clamp_min(0)
+        ends = torch.cat([size, (size - room).clamp_min(0)], 1)
+        points, order = ends.sort(dim=1, descending=True)
+        slope = torch.where(order < size.shape[1], 1.0, -1.0).to(points).cumsum(1)
+        last = points.shape[1] - 1
+        below = torch.cat([points[:, 1:], points.new_zeros(len(x), 1)], 1)
+        total = (slope * (points - below)).cumsum(1)  # the sum of changes at t = below
+        k = (total < eps[:, None]).sum(1).clamp_max(last)[:, None]  # the piece in which it reaches eps
+        t = (below + (total - eps[:, None]) / slope.clamp_min(1)).gather(1, k).clamp_min(0)
+        change = torch.minimum((size - t).clamp_min(0), room) * u.sign()
+        return x + change.to(x).reshape(x.shape)
+
+    def sample(self, x: Tensor, noise: Noise) -> Tensor:
+        # uniform in the ball: d + 1 exponential variables over their sum, the last one dropped, with random signs
+        u = uniform(x.shape, noise).to(x) * 2 - 1
+        change = -u.sign() * torch.log1p(-u.abs().clamp_max(1 - 1e-7))
+        rest = -torch.log1p(-uniform((len(x), *[1] * (x.dim() - 1)), noise).to(x).clamp_max(1 - 1e-7))
+        return change / (_per_sample(self.size(torch.zeros_like(x), change), x) + rest) * _per_sample(self.eps, x)
+
+    def size(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        return (x_adv - x).abs().flatten(1).sum(1)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        flat = grad.flatten(1)
+        at = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, at, flat.gather(1, at).sign()).reshape(grad.shape)
+
+
 def _flat_norm(x: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
     return norm.reshape(-1, *[1] * (x.dim() - 1))
 
 
-BUDGETS: dict[str, type[Budget]] = {"linf": Linf, "l2": L2}
+BUDGETS: dict[str, type[Budget]] = {"linf": Linf, "l2": L2, "l1": L1}
 
 
 def parse_budget(text: str) -> Budget:
-    """`linf@8/255` or `l2@0.5` -> a budget. eps must be above 0 here."""
+    """`linf@8/255` or `l2@0.5` -> a budget. eps must be above 0 here, and below the width of [0, 1] in linf."""
+    if not isinstance(text, str):
+        raise InputError("threats", text, "text such as linf@8/255 or l2@0.5")  # type: ignore[unreachable]
     match = re.fullmatch(r"\s*(\w+)@([0-9.eE+-]+)(?:/([0-9.eE+-]+))?\s*", text)
     if not match or match[1].lower() not in BUDGETS:
-        raise InputError("threats", text, f"NORM@EPS with NORM one of {', '.join(BUDGETS)}, such as linf@8/255 or l2@0.5")
+        raise InputError(
+            "threats", text, f"NORM@EPS with NORM one of {', '.join(BUDGETS)}, such as linf@8/255, l2@0.5 or l1@12"
+        )
     try:
         eps = float(match[2]) / float(match[3] or 1)
     except (ValueError, ZeroDivisionError):
         raise InputError("threats", text, "a number as EPS, such as 0.1 or 8/255") from None
     if not (math.isfinite(eps) and eps > 0):
         raise InputError("threats", text, "an EPS above 0")
+    if match[1].lower() == "linf" and eps >= 1:
+        # inside such a budget every image is every other: almost surely a number of 0-255 pixels
+        raise InputError("threats", text, "an EPS below 1, as pixels are in [0, 1]: linf@8/255 for 8 of 255 grey levels")
     return BUDGETS[match[1].lower()](eps)

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from tutelage.core.checks import check_callable, check_choice, check_integer, check_number, check_positive
 from tutelage.core.errors import AttackError, InputError
 from tutelage.core.rng import Noise, normal
-from tutelage.models.checks import check_inputs, check_labels, check_logits
+from tutelage.models.checks import check_inputs, check_labels, run_model
 from tutelage.models.guard import evaluating
 from tutelage.threats.budgets import Budget
 from tutelage.threats.objectives import AttackBatch, Objective, cross_entropy, misclassified
+
+Start = Literal["uniform", "gaussian", "clean"]
 
 TOLERANCE = 1e-5  # of a distance, relative to eps and to the input range: rounding of x + delta in float32
 
@@ -61,7 +64,7 @@ class PGD:
     relative_step: float | None = None
     objective: Objective = cross_entropy
     restarts: int = 1
-    start: Literal["uniform", "gaussian", "clean"] = "uniform"
+    start: Start = "uniform"
     start_std: float = 0.001
     targeted: bool = False
     bounds: tuple[float, float] | None = (0.0, 1.0)
@@ -74,14 +77,24 @@ class PGD:
         if not isinstance(self.budget, Budget):
             raise InputError("budget", self.budget, "a Budget such as Linf(8/255)")
         for name, value in (("steps", self.steps), ("restarts", self.restarts), ("eot", self.eot)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(name, value, "an integer >= 1")
-        if self.step_size is not None and not self.step_size > 0:
-            raise InputError("step_size", self.step_size, "a number > 0, in input units")
-        if self.relative_step is not None and not self.relative_step > 0:
-            raise InputError("relative_step", self.relative_step, "a number > 0, in units of eps")
-        if self.start not in ("uniform", "gaussian", "clean"):
-            raise InputError("start", self.start, "uniform, gaussian or clean")
+            check_integer(name, value)
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size, "a number > 0, in input units")
+        if self.relative_step is not None:
+            check_positive("relative_step", self.relative_step, "a number > 0, in units of eps")
+        check_choice("start", self.start, get_args(Start))
+        check_number("start_std", self.start_std, "a number >= 0, in input units", low=0)
+        if self.bounds is not None:
+            if not isinstance(self.bounds, tuple | list) or len(self.bounds) != 2:
+                raise InputError("bounds", self.bounds, "a pair (lowest, highest) of valid inputs, or None")
+            for bound in self.bounds:
+                check_number("bounds", bound, "a pair of finite numbers, or None for no bounds")
+            if not self.bounds[0] < self.bounds[1]:
+                raise InputError("bounds", self.bounds, "the lowest valid input first, then the highest")
+        check_callable("objective", self.objective, "a function of (outputs, batch) that gives one number a sample")
+        check_callable("accept", self.accept, "a function of (outputs, batch) that gives one bool a sample")
+        if self.project is not None:
+            check_callable("project", self.project, "a function of (x, x_adv) that gives inputs of the same shape")
 
     @property
     def name(self) -> str:
@@ -142,6 +155,8 @@ class PGD:
         reference: Tensor | None = None,
     ) -> AttackResult:
         """`run` with the seed of each sample's noise given, (B,) int64 on the CPU."""
+        if not isinstance(model, nn.Module):
+            raise InputError("model", type(model).__name__, "an nn.Module that returns logits")  # type: ignore[unreachable]
         check_inputs(x, self.bounds)
         check_labels(y, len(x))
         if self.targeted != (target is not None):
@@ -157,17 +172,27 @@ class PGD:
     def _search(self, model: nn.Module, batch: AttackBatch, seeds: Tensor) -> AttackResult:
         n = len(batch.x)
         with torch.no_grad():
-            logits = check_logits(model(batch.x), n)
+            logits = run_model(model, batch.x)
             check_labels(batch.y, n, logits.shape[1])
             if batch.target is not None:
                 check_labels(batch.target, n, logits.shape[1], name="target")
-            found = AttackResult(batch.x.clone(), self.accept(logits, batch), self.objective(logits, batch), n, 0)
+            if batch.reference is not None and batch.reference.shape != logits.shape:
+                raise InputError(
+                    "reference", f"shape {tuple(batch.reference.shape)}", f"the shape of the logits, {tuple(logits.shape)}"
+                )
+            accepted, loss = (
+                _one_each("accept", self.accept(logits, batch), n),
+                _one_each("objective", self.objective(logits, batch), n),
+            )
+            if accepted.dtype != torch.bool:
+                raise InputError("accept", f"a result of dtype {accepted.dtype}", "one bool a sample, True for a success")
+            found = AttackResult(batch.x.clone(), accepted, loss, n, 0)
         for restart in range(self.restarts):
             active = (~found.success).nonzero().squeeze(1) if self.retire else torch.arange(n, device=batch.x.device)
             if not len(active):
                 break
             # one generator a sample and restart: retired neighbours and batch size do not change the noise
-            noise = [torch.Generator().manual_seed(int(seed) + restart) for seed in seeds[active.cpu()]]
+            noise = [torch.Generator().manual_seed(seed + restart) for seed in seeds[active.cpu()].tolist()]
             self._climb(model, batch, active, noise, found, first=restart == 0)
         return found
 
@@ -181,14 +206,14 @@ class PGD:
             if last:
                 with torch.no_grad():
                     logits = model(x_adv)
-                    loss, grad = self.objective(logits, part), x_adv
+                    loss, grad = _one_each("objective", self.objective(logits, part), len(active)), x_adv
             else:
                 logits, loss, grad = self._gradient(model, part, x_adv)
                 found.backward += len(active) * self.eot
                 if step == 0 and first and (share := _share_of_zeros(grad)) > 0.05:
                     found.warnings.append(f"the gradient is zero for {share:.0%} of the samples")
             found.forward += len(active) * (1 if last else self.eot)
-            broken = self.accept(logits, part)
+            broken = _one_each("accept", self.accept(logits, part), len(active))
             if not bool(torch.isfinite(loss).all()):
                 raise InputError("model", "NaN or infinity inside the budget", "finite logits and a finite objective")
             _keep(found, active, x_adv, loss, broken)
@@ -198,7 +223,8 @@ class PGD:
                 left = (~broken).nonzero().squeeze(1)
                 if not len(left):
                     return
-                active, part, budget, x_adv, grad = active[left], part.take(left), budget.take(left), x_adv[left], grad[left]
+                active, part, budget = active[left], part.take(left), budget.take(left)
+                x_adv, grad = x_adv.index_select(0, left), grad.index_select(0, left)
             x_adv = self._move(part.x, x_adv, grad, budget)
 
     def _gradient(self, model: nn.Module, batch: AttackBatch, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,7 +233,7 @@ class PGD:
             grads: list[Tensor] = []
             for _ in range(self.eot):
                 logits = model(x_adv)
-                loss = self.objective(logits, batch)
+                loss = _one_each("objective", self.objective(logits, batch), len(x_adv))
                 grads += torch.autograd.grad(loss.sum(), x_adv)
         return logits.detach(), loss.detach(), grads[0] if self.eot == 1 else torch.stack(grads).sum(0)
 
@@ -226,13 +252,14 @@ class PGD:
             step = (self.relative_step or 2.5 / self.steps) * budget.eps
             if isinstance(step, Tensor):
                 step = step.to(x).reshape(-1, *[1] * (x.dim() - 1))
-        return self._cut(x, x_adv + step * budget.steepest(grad), budget)
+        return self._cut(x, (step * budget.steepest(grad)).add_(x_adv), budget)
 
     def _cut(self, x: Tensor, x_adv: Tensor, budget: Budget) -> Tensor:
         if self.project is not None:
             x_adv = self.project(x, x_adv)
-        x_adv = budget.project(x, x_adv)
-        return x_adv if self.bounds is None else x_adv.clamp(*self.bounds)
+            if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+                raise InputError("project", _form(x_adv), f"inputs of the same shape, {tuple(x.shape)}")
+        return budget.project_within(x, x_adv, self.bounds)
 
     def _verify(self, x: Tensor, x_adv: Tensor) -> None:
         eps = torch.as_tensor(self.budget.eps).to(x)
@@ -248,14 +275,31 @@ def FGSM(budget: Budget, *, objective: Objective = cross_entropy, targeted: bool
     return PGD(budget, steps=1, relative_step=1.0, start="clean", objective=objective, targeted=targeted)
 
 
+def _one_each(argument: str, values: object, n: int) -> Tensor:
+    """The (n,) tensor that a user's objective or accept must give; only the shape is looked at, as this is in the loop."""
+    if not isinstance(values, Tensor) or values.shape != (n,):
+        raise InputError(
+            argument, _form(values), f"a tensor of shape ({n},), one number a sample (no mean or sum over the batch)"
+        )
+    return values
+
+
+def _form(value: object) -> str:
+    return (
+        f"a result of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a result of type {type(value).__name__}"
+    )
+
+
 def _keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, broken: Tensor) -> None:
     """Remember a point if it breaks a sample that was unbroken, or climbs higher in the same state."""
     had, best = found.success[active], found.loss[active]
     better = (broken & ~had) | ((broken == had) & (loss > best))
-    index = active[better]
-    found.x_adv[index] = x_adv[better]
-    found.loss[index] = loss[better]
-    found.success[index] = broken[better]
+    rows = better.nonzero().squeeze(1)
+    index = active[rows]
+    # whole rows at once: indexing with a mask costs twice the time
+    found.x_adv.index_copy_(0, index, x_adv.index_select(0, rows))
+    found.loss[index] = loss[rows]
+    found.success[index] = broken[rows]
 
 
 def _share_of_zeros(grad: Tensor) -> float:

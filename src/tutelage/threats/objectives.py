@@ -29,12 +29,14 @@ class AttackBatch:
 
     def take(self, index: Tensor) -> AttackBatch:
         return AttackBatch(
-            self.x[index],
+            self.x.index_select(0, index),
             self.y[index],
             None if self.target is None else self.target[index],
             None if self.reference is None else self.reference[index],
         )
 
+
+DLR_FLOOR = 1e-12  # equal logits have no gap
 
 Objective = Callable[[Tensor, AttackBatch], Tensor]
 
@@ -55,6 +57,24 @@ def margin(logits: Tensor, batch: AttackBatch) -> Tensor:
     own = logits.gather(1, label[:, None]).squeeze(1)
     others = logits.scatter(1, label[:, None], -float("inf")).amax(1)
     return others - own if batch.target is None else own - others
+
+
+def dlr(logits: Tensor, batch: AttackBatch) -> Tensor:
+    """The difference-of-logits ratio, the margin over a gap between the model's own largest logits (Croce & Hein 2020).
+
+    -(z_y - max_{j != y} z_j) / (z_(1) - z_(3)); towards a target t: -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), with
+    z_(k) the k-th largest logit. Unlike cross-entropy it does not change when the logits are scaled. Needs 3 classes,
+    4 with a target.
+    """
+    needed = 3 if batch.target is None else 4
+    if logits.shape[1] < needed:
+        raise InputError("objective", f"dlr with {logits.shape[1]} classes", f"at least {needed} classes, or the margin")
+    top = logits.topk(needed, dim=1).values
+    own = logits.gather(1, batch.y[:, None]).squeeze(1)
+    if batch.target is None:
+        return margin(logits, batch) / (top[:, 0] - top[:, 2] + DLR_FLOOR)
+    wanted = logits.gather(1, batch.target[:, None]).squeeze(1)
+    return (wanted - own) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + DLR_FLOOR)
 
 
 def kl_to_reference(logits: Tensor, batch: AttackBatch) -> Tensor:

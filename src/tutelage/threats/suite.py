@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.core.errors import InputError
+from tutelage.models.checks import check_inputs, check_labels
 from tutelage.threats.budgets import Budget, parse_budget
 from tutelage.threats.engine import FGSM, PGD, AttackResult
 from tutelage.threats.objectives import margin
@@ -59,8 +60,22 @@ class Suite:
     def name(self) -> str:
         return f"{self.budget} {self.label or ' + '.join(name for name, _ in self.attacks)}"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, Budget):
+            raise InputError("budget", self.budget, "a Budget such as Linf(8/255)")
+        named = isinstance(self.attacks, tuple | list) and all(isinstance(one, tuple) and len(one) == 2 for one in self.attacks)
+        if not named or not self.attacks or not all(isinstance(attack, PGD) for _, attack in self.attacks):
+            raise InputError("attacks", self.attacks, 'at least one pair (name, PGD), such as (("PGD-20", PGD(budget)),)')
+        for name, attack in self.attacks:
+            if attack.targeted:
+                raise InputError("attacks", f"{name!r}, which is targeted", "untargeted attacks: a suite has no target classes")
+            if type(attack.budget) is not type(self.budget):
+                raise InputError("attacks", f"{name!r} in {attack.budget}", f"attacks within the suite's budget {self.budget}")
+
     def run(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> SuiteResult:
         """x (B, ...), y (B,) -> for each sample the first point that broke it, else the last attack's strongest point."""
+        check_inputs(x, self.attacks[0][1].bounds)
+        check_labels(y, len(x))
         total = SuiteResult(x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x)).to(x), 0, 0)
         stages = []
         # One draw a sample, whatever the batch size and whoever survives.
@@ -71,7 +86,11 @@ class Suite:
             if len(left):
                 part = replace(attack, budget=attack.budget.take(left))
                 result = part.run_seeded(model, x[left], y[left], seeds[left.cpu()] + stage * STAGE_STRIDE)
-                total.x_adv[left], total.loss[left], total.success[left] = result.x_adv, result.loss, result.success
+                total.x_adv[left], total.loss[left], total.success[left] = (
+                    result.x_adv,
+                    result.loss.to(total.loss),
+                    result.success,
+                )
                 forward, backward = result.forward, result.backward
                 total.warnings += [f"{name}: {warning}" for warning in result.warnings]
             total.forward, total.backward = total.forward + forward, total.backward + backward
@@ -82,6 +101,8 @@ class Suite:
 
 def parse_threat(text: str) -> Suite:
     """`linf@8/255` -> the standard suite; `fgsm:linf@8/255` or `pgd-50:l2@0.5` -> that one attack."""
+    if not isinstance(text, str):
+        raise InputError("threats", text, "text such as linf@8/255")  # type: ignore[unreachable]
     attack, colon, budget_text = text.strip().rpartition(":")
     budget = parse_budget(budget_text)
     if not colon:
