@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from tutelage import __version__
 from tutelage.catalogue import ROOMS, search, systems
-from tutelage.core.errors import InputError, TutelageError
+from tutelage.core.errors import InputError, TutelageError, advice
 
 if TYPE_CHECKING:
     from tutelage.auditing.result import AuditResult
@@ -37,6 +38,7 @@ out = Console(highlight=False)
 
 
 def main() -> None:
+    warnings.showwarning = _say_warning
     sys.exit(run(sys.argv[1:]))
 
 
@@ -54,12 +56,18 @@ def run(arguments: list[str]) -> int:
         _say_error("interrupted")
         return 130
     except OSError as error:
-        _say_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        where, what = f": {error.filename}" if error.filename else "", advice(error)
+        _say_error(f"{error.strerror or error}{where}{f'; {what}' if what else ''}")
         return 2
 
 
 def _say_error(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without the place in the code that Python would show."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)
@@ -257,11 +265,14 @@ def audit(
 
     The factory returns an `nn.Module` that maps images in [0, 1] to logits; normalisation belongs inside it.
 
+    An audit that was stopped goes on where it was: give the same command again.
+
     Example: `tutelage audit my_net.py:build --weights my_net.safetensors --data images/ --threats linf@8/255,l2@0.5`
     """
     import torch
 
     from tutelage.auditing.audit import audit as run_audit
+    from tutelage.auditing.state import clear_finished
     from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
     from tutelage.core.runs import Run
@@ -278,6 +289,10 @@ def audit(
         if value < least:
             raise InputError(option, value, f"at least {least}")
     check_folder(folder)
+    config: dict[str, Any] = {"model": model, "weights": str(weights or ""), "data": data, "threats": wanted, "n": n,
+                              "size": size, "batch_size": batch_size, "seed": seed, "curve": curve, "force": force}  # fmt: skip
+    if (folder / "run.json").exists():
+        Run.create(folder, "audit", config, device)  # another run there is told now, not after the work
     images = read_images(Path(data), size=size or None)
     try:
         net = load_model(model, weights).to(torch.device(device))
@@ -286,11 +301,11 @@ def audit(
     with shown() as progress:
         result = run_audit(
             net, images, threats=wanted, n=n or None, batch_size=batch_size, seed=seed, curve=curve, force=force,
-            name=name or model, progress=progress,
+            name=name or model, state=folder / "state", progress=progress,
         )  # fmt: skip
-    config: dict[str, Any] = {"model": model, "weights": str(weights or ""), "data": data, **result.settings}
     Run.create(folder, "audit", config, device)
     page = result.save(folder)
+    clear_finished(folder / "state")
     out.print(audit_table({result.model["name"]: result}))
     if result.status != "reliable":
         for warning in result.warnings:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.auditing.measure import Measured, attack_set, device_of, predict
 from tutelage.auditing.result import AuditResult, AuditRow, Curve, Example, accuracy_row
+from tutelage.auditing.state import State, file_name, identity
 from tutelage.core.environment import environment
-from tutelage.core.errors import AuditError, InputError
+from tutelage.core.errors import AuditError, InputError, Interrupted
+from tutelage.core.files import check_folder
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import generator
 from tutelage.core.stats import wilson
@@ -43,6 +48,7 @@ def audit(
     curve: bool = True,
     force: bool = False,
     name: str | None = None,
+    state: Path | str | None = None,
     progress: Progress = QUIET,
 ) -> AuditResult:
     """Measure a classifier on clean data and under threats, with 95 % intervals, a curve over eps and the worst examples.
@@ -55,9 +61,13 @@ def audit(
         "pgd-50:l2@0.5", a `PGD`) or suites. Budgets are in input units, pixels in [0, 1].
     slices: name -> positions (or a mask) of a part of the data to report apart. n: use n samples, class shares kept.
     curve: also sweep eps, on at most 500 samples. force: go on although the sanity check fails.
+    state: a folder for finished parts. After a kill or Ctrl-C the same call takes them over, and the result is the one of
+        an audit that nobody stopped. Parts of another model, data, threat, seed, batch size, device, thread count or
+        version are not used. They stay until `auditing.state.clear_finished` (or you) removes them.
 
     The sanity check comes first. It raises AuditError for outputs that are probabilities and for an accuracy that is not
-    above chance, InputError for wrong shapes, ranges, labels, NaN or unknown threats; before any attack.
+    above chance, InputError for wrong shapes, ranges, labels, NaN or unknown threats; before any attack. With `state`,
+    Ctrl-C raises Interrupted and a full disk WriteError; what was finished is kept.
     """
     start = time.monotonic()
     if not isinstance(model, nn.Module):
@@ -68,6 +78,8 @@ def audit(
         raise InputError("threats", f"{twice[0]} twice", "each threat once")
     if batch_size < 1:
         raise InputError("batch_size", batch_size, "at least 1")
+    if state is not None:
+        check_folder(Path(state), "state")
     images = as_images(data)
     if slices and n is not None and n != len(images):
         raise InputError("slices", f"slices of {len(images)} samples and n={n}", "slices of the whole data, without n")
@@ -76,28 +88,33 @@ def audit(
     masks = _masks(slices or {}, len(images))
     warnings = list(_sanity(model, images, force))
 
-    clean = predict(model, images, batch_size=batch_size, progress=progress).argmax(1) == images.labels
+    logits = predict(model, images, batch_size=batch_size, progress=progress)
+    clean = logits.argmax(1) == images.labels
     warnings += _above_chance(clean, images, force)
     rows = [accuracy_row("clean", "clean", clean)]
     right: dict[str, Tensor] = {"clean": clean}
     sweeps: dict[str, _Sweep] = {}
     examples: list[Example] = []
     cost: list[dict[str, object]] = []
-    for suite in suites:
-        threat = _name(suite)
-        measured = attack_set(model, images, suite, seed=seed, batch_size=batch_size, progress=progress)
-        # an attack never heals: what is wrong on clean data stays wrong
-        rows += [accuracy_row(threat, stage, ~broken) for stage, broken in measured.stages.items()]
-        rows.append(accuracy_row(threat, "worst case", ~measured.broken))
-        right[threat] = ~measured.broken
-        warnings += [f"{threat}: {warning}" for warning in measured.warnings]
-        cost.append({"threat": threat, "forward": measured.forward, "backward": measured.backward})
-        norm = suite.budget.norm
-        if curve and norm not in sweeps:  # one curve a norm, through every eps that is audited in it
-            budgets = [other.budget for other in suites if other.budget.norm == norm]
-            sweeps[norm] = _sweep(model, images, budgets, seed, batch_size, progress)
-        sweep = sweeps.get(norm)
-        examples += _examples(model, images, clean, measured, threat, suite.budget, sweep, batch_size)
+    sha256 = fingerprint(model)
+    with _kept(state, sha256, model, images, suites, seed, batch_size, progress) as parts:
+        parts.check_model(logits)
+        for number, suite in enumerate(suites):
+            threat, kept = _name(suite), parts.batches(suite, number)
+            measured = attack_set(model, images, kept, seed=seed, batch_size=batch_size, progress=progress)
+            # an attack never heals: what is wrong on clean data stays wrong
+            rows += [accuracy_row(threat, stage, ~broken) for stage, broken in measured.stages.items()]
+            rows.append(accuracy_row(threat, "worst case", ~measured.broken))
+            right[threat] = ~measured.broken
+            warnings += [f"{threat}: {warning}" for warning in measured.warnings]
+            cost.append({"threat": threat, "forward": measured.forward, "backward": measured.backward})
+            norm = suite.budget.norm
+            if curve and norm not in sweeps:  # one curve a norm, through every eps that is audited in it
+                budgets = [other.budget for other in suites if other.budget.norm == norm]
+                sweeps[norm] = _sweep(model, images, budgets, seed, batch_size, progress, parts)
+            sweep = sweeps.get(norm)
+            examples += _examples(model, images, clean, measured, threat, suite.budget, sweep, batch_size)
+        parts.finished()
     rows += _parts(images, masks, right)
     return AuditResult(
         rows=rows,
@@ -116,13 +133,40 @@ def audit(
         model={
             "name": name or type(model).__name__,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "sha256": fingerprint(model),
+            "sha256": sha256,
         },
         data={**images.describe(), "classes": len(images.classes)},
         environment=environment(str(device_of(model))),
         seconds=time.monotonic() - start,
         predictions={threat: mask.tolist() for threat, mask in right.items()},
     )
+
+
+@contextmanager
+def _kept(
+    folder: Path | str | None,
+    sha256: str,
+    model: nn.Module,
+    images: ImageSet,
+    suites: Sequence[Suite],
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> Iterator[State]:
+    """The state of this audit; Ctrl-C then says how to go on."""
+    about = folder and identity(sha256, model, images, suites, seed, batch_size, str(device_of(model)))
+    if folder is None or not about:
+        if folder is not None:
+            warn(f"nothing is kept in {folder}: a threat uses a function without a name (a lambda, an object)", stacklevel=4)
+        yield State(None, {})
+        return
+    with State(Path(folder), about, progress) as parts:
+        try:
+            yield parts
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"audit stopped; its finished parts are in {folder}, the same command or call goes on from there"
+            ) from error
 
 
 def _suite(threat: str | Budget | PGD | Suite) -> Suite:
@@ -228,7 +272,13 @@ class _Sweep:
 
 
 def _sweep(
-    model: nn.Module, images: ImageSet, budgets: Sequence[Budget], seed: int, batch_size: int, progress: Progress
+    model: nn.Module,
+    images: ImageSet,
+    budgets: Sequence[Budget],
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+    parts: State,
 ) -> _Sweep:
     """Accuracy over eps, from small to large; what a small budget broke is broken in every larger one.
 
@@ -250,8 +300,13 @@ def _sweep(
             attacks = Suite(budget, (("CE", PGD(budget)), ("margin", PGD(budget, objective=margin))))
             left = (~broken).nonzero().squeeze(1)
             if len(left):
-                found = attack_set(model, part.take(left), attacks, seed=seed, batch_size=batch_size)
-                hit = left[found.broken]
+
+                def point(left: Tensor = left, attacks: Suite = attacks) -> tuple[dict[str, Tensor], dict[str, object]]:
+                    found = attack_set(model, part.take(left), attacks, seed=seed, batch_size=batch_size)
+                    return {"left": left, "broken": found.broken}, {}
+
+                found, _ = parts.part(file_name(f"curve-{norm}-{eps!r}"), point)
+                hit = found["left"][found["broken"]]
                 broken[hit] = True
                 breaks_at[hit] = eps
             eps_grid.append(eps)

@@ -19,6 +19,11 @@ _ADVICE = {
 }
 
 
+def advice(error: OSError) -> str:
+    """What to do about a disk that does not take what is written; nothing for other errors."""
+    return _ADVICE.get(error.errno or 0, "")
+
+
 class TutelageError(Exception):
     """Base of all errors raised on purpose. The command line prints the message and exits with `exit_code`."""
 
@@ -74,7 +79,7 @@ class WriteError(TutelageError, OSError):
 
     def __init__(self, path: object, error: OSError) -> None:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        super().__init__(f"cannot write {path}: {reason}; {_ADVICE.get(error.errno or 0, 'choose another folder')}")
+        super().__init__(f"cannot write {path}: {reason}; {advice(error) or 'choose another folder'}")
         self.errno = error.errno
 
 
