@@ -119,6 +119,16 @@ def test_a_label_that_the_set_does_not_have(folder: Path) -> None:
         standard_set("mnist-10k", "test")
 
 
+def test_an_error_names_the_command_that_gets_the_set(folder: Path) -> None:
+    for name in ("mnist", "fashion-mnist", "cifar10"):
+        with pytest.raises(MissingError, match=rf"put {name} from http.*, or run `tutelage data get {name}`$"):
+            standard_set(name, "test")
+    for name in ("mnist-10k", "cifar10-jpeg"):  # nobody serves these
+        with pytest.raises(MissingError) as error:
+            standard_set(name, "test")
+        assert "data get" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", list(STANDARD))
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_file_that_is_not_there(folder: Path, name: str, split: Literal["train", "test"]) -> None:
@@ -174,7 +184,12 @@ def test_mnist() -> None:
 def test_names_tell_content_apart() -> None:
     train = standard_set("mnist-10k", "train")
     assert (len(train), train.name) == (10_000, "mnist-10k")
-    assert standard_set("cifar10", "test").name == "cifar10-jpeg"  # the copy at hand is decoded JPEG
+    for name in ("cifar10", "cifar10-jpeg"):  # the copy at hand is decoded JPEG
+        assert standard_set(name, "test").name == "CIFAR-10 (JPEG copy)"
+    digits = standard_set("mnist", "test")  # all 10,000 of them are there, but not the 60,000
+    assert (digits.name, digits.sha256) == ("mnist", standard_set("mnist-10k", "test").sha256)
+    with pytest.raises(MissingError, match="tutelage data get mnist`"):
+        standard_set("mnist", "train")
 
 
 @pytest.mark.data

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -21,6 +23,7 @@ from tutelage.core.files import sha256_file
 from tutelage.data.checks import check_image_arrays
 from tutelage.data.images import ImageSet
 
+CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes, row by row
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 Images = ImageSet | Dataset[Any] | DataLoader[Any] | tuple[Tensor, Tensor] | str | Path
@@ -84,6 +87,42 @@ def read_images(path: Path, *, classes: Sequence[str] | None = None, size: int |
     else:
         raise InputError("data", path.name, "a folder of class folders, an .npz or a .parquet file")
     return _from_arrays(images, labels, classes or names, path.stem, origin)
+
+
+def read_idx(path: Path) -> Tensor:
+    """An array of bytes in MNIST's idx format, gzipped or not, as a uint8 tensor of the shape that the file states.
+
+    Raises InputError if the header is another one, or the content shorter or longer than it says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError("data", path.name, f"a whole gzip file ({error})") from error
+    if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4:
+        raise InputError(
+            "data", f"{path.name} beginning with {content[:4].hex() or 'nothing'}", "an idx file of bytes (000008..)"
+        )
+    header = 4 + 4 * content[3]
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    wanted = header + math.prod(shape)
+    if len(content) != wanted:
+        raise InputError("data", f"{path.name} with {len(content)} bytes", f"{wanted}, as its header says ({shape})")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+
+
+def read_cifar10_binary(paths: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    """(images (N, 3, 32, 32) uint8, labels (N,) int64) of batches of CIFAR-10's binary version, in the order of `paths`.
+
+    Raises InputError for a file that is not made of whole records of 3,073 bytes.
+    """
+    parts = []
+    for path in paths:
+        content = path.read_bytes()
+        if not content or len(content) % CIFAR_RECORD:
+            raise InputError("data", f"{path.name} with {len(content)} bytes", f"whole records of {CIFAR_RECORD} bytes")
+        parts.append(np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD))
+    records = torch.from_numpy(np.concatenate(parts))
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].long()
 
 
 def _read_folder(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str]]:

