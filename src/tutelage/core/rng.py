@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from tutelage.core.shares import current_share
 
 # one generator for a whole batch, or one a sample (then the noise of a sample does not depend on its batch)
 Noise = torch.Generator | Sequence[torch.Generator]
@@ -37,16 +39,25 @@ def numpy_generator(seed: int, *names: object) -> np.random.Generator:
 
 def uniform(shape: Sequence[int], noise: Noise) -> Tensor:
     """Numbers in [0, 1) of the given shape (B, ...), on the CPU."""
-    if isinstance(noise, torch.Generator):
-        return torch.rand(tuple(shape), generator=noise)
-    return torch.stack([torch.rand(tuple(shape[1:]), generator=g) for g in noise])
+    return _drawn(torch.rand, shape, noise)
 
 
 def normal(shape: Sequence[int], noise: Noise) -> Tensor:
     """Standard normal numbers of the given shape (B, ...), on the CPU."""
-    if isinstance(noise, torch.Generator):
-        return torch.randn(tuple(shape), generator=noise)
-    return torch.stack([torch.randn(tuple(shape[1:]), generator=g) for g in noise])
+    return _drawn(torch.randn, shape, noise)
+
+
+def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], noise: Noise) -> Tensor:
+    if not isinstance(noise, torch.Generator):
+        return torch.stack([draw(tuple(shape[1:]), generator=g) for g in noise])
+    share = current_share()
+    if share is None:
+        return draw(tuple(shape), generator=noise)
+    if shape[0] == share.rows:  # the noise of the whole batch is drawn, so that it does not depend on who computes a row
+        return draw((share.whole, *shape[1:]), generator=noise)[share.start : share.stop]
+    # another number of rows, perhaps not the same on every process: one draw keeps their generators in step
+    own = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=noise)) + share.start)
+    return draw(tuple(shape), generator=own)
 
 
 def rng_state() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import threading
 import time
@@ -38,7 +37,9 @@ from tutelage.core.rng import generator, rng_state, seeded, set_rng_state
 from tutelage.core.runs import read_jsonl
 from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.models.guard import evaluating
+from tutelage.models.sharding import gathered, load_gathered, sharded_like
 from tutelage.teaching.checkpoint import load_checkpoint, save_checkpoint
+from tutelage.teaching.processes import Processes, accelerator_of
 from tutelage.teaching.schedules import Schedule, constant
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Context:
     total: int
     lr_scale: float  # the schedule's factor now: other rates that follow the schedule multiply by it
     generator: torch.Generator
+    # {name: mean over the samples at hand} -> the same over the whole batch. It is the identity with one process; with
+    # several, what an objective decides by its losses must be decided by these, or the processes drift apart
+    batch_mean: Callable[[Mapping[str, float]], dict[str, float]] = dict
 
     @property
     def progress(self) -> float:
@@ -111,7 +115,7 @@ def fit(
 
     epochs or steps: the length, one of them (steps are optimiser steps).
     optimizer: over the model's parameters; its learning rates are the base that `schedule(step, total)` multiplies.
-    augment: applied to the first element of each batch, (B, ...), with the run's generator.
+    augment: applied to the first element of each batch, (B, ...), row by row, with the run's generator.
     ema: decay of an exponential moving average of the weights; validation and the result are then the average's.
     validate: model -> metrics, called after each epoch in evaluation mode; it must not read test data (SplitError).
     select: the metric of `validate` whose highest value decides which epoch's weights are kept.
@@ -120,6 +124,9 @@ def fit(
         over a map-style data set; others are refused.
     log: a JSONL file, one line every `log_every` steps and one an epoch (default: metrics.jsonl beside the checkpoint).
     seed: of the run's generator and, while it lasts, of the global generators.
+    accelerator: devices, precision and gradient accumulation. Launched by torchrun, each batch of the loader is split
+        among the processes and gradients are averaged, so that the result is that of one process up to float error; see
+        `teaching.processes`. A model that `fully_shard` has cut stays so. Checkpoints do not depend on the processes.
 
     Raises NotFinite when loss or gradient is not finite (the step is not taken and the model keeps the last good
     weights), Interrupted on Ctrl-C (after a checkpoint), InputError and SplitError before anything is computed.
@@ -194,12 +201,8 @@ class _Training:
         progress: Progress,
         name: str,
     ) -> None:
-        from accelerate import Accelerator
-
-        self.accelerator = accelerator or Accelerator()
-        world = int(os.environ.get("WORLD_SIZE", 1))
-        if world != self.accelerator.num_processes:
-            raise InputError("accelerator", f"{self.accelerator.num_processes} processes", f"the {world} that were launched")
+        self.accelerator = accelerator_of(accelerator)
+        self.processes = Processes(self.accelerator, seed)
         self.objective, self.schedule, self.augment = objective, schedule, augment
         self.validate, self.select = validate, select
         self.folder, self.every, self.log_every = checkpoint, checkpoint_every, log_every
@@ -208,12 +211,13 @@ class _Training:
         self.progress, self.name = progress, name
         self.raw_loader, self.seed = loader, seed
         self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = self.processes.prepare(model, optimizer)
         # Accelerate's wrapper searches the disk for an optimiser library at every step; a gradient scaler needs the wrapper
         bare = self.accelerator.scaler is None and str(self.accelerator.distributed_type.value) not in ("XLA", "DEEPSPEED")
         self.stepper = getattr(self.optimizer, "optimizer", self.optimizer) if bare else self.optimizer
-        self.loader = self.accelerator.prepare_data_loader(loader) if self.accelerator.num_processes > 1 else loader
+        self.loader = self.processes.split(loader)
         self.plain = self.accelerator.unwrap_model(self.model)
+        self.compute = self.processes.parallel(self.model, objective)
         self.average = _Average(self.plain, ema) if ema is not None else None
         self.generator = generator(seed, "fit")
         self.result = FitResult()
@@ -239,9 +243,10 @@ class _Training:
         finally:
             self._set_rates(1.0)  # the optimiser goes back to its owner with the rates it came with
         if self.best_state is not None:
-            self.plain.load_state_dict(self.best_state)
+            load_gathered(self.plain, self.best_state)
         elif self.average is not None:
             self.average.copy_to(self.plain)
+        self.processes.same_buffers(self.plain)
         self.plain.eval()
         self.result.steps = self.step
         self.result.seconds = time.monotonic() - start
@@ -254,7 +259,7 @@ class _Training:
             self._restore_epoch_start()
         else:
             self.epoch_start = {"rng": rng_state(), "loader": [g.get_state() for g in _generators(self.raw_loader)]}
-        batches = iter(self.loader)
+        batches = self.processes.batches(self.loader, self.epoch)
         if resuming:
             for _ in range(resuming):
                 next(batches)
@@ -270,7 +275,7 @@ class _Training:
             last = self.batches_done == len(self.loader)
             if self.every and self.step % self.every == 0 and not last:
                 self._save()
-            if interrupted.is_set():
+            if self.processes.any(interrupted.is_set()):
                 self._save()
                 where = f"; run it again to go on from {self.folder}" if self.folder else ""
                 raise Interrupted(f"{self.name} stopped after step {self.step} of {self.total}{where}")
@@ -283,7 +288,7 @@ class _Training:
 
         batch = send_to_device(batch, self.accelerator.device)
         if self.augment is not None:
-            batch = (self.augment(batch[0], self.generator), *batch[1:])
+            batch = (self.processes.augmented(self.augment, batch[0], self.generator), *batch[1:])
         scale = self.schedule(self.step, self.total)
         self._set_rates(scale)
         # groups of micro-batches end with the epoch, so that no checkpoint falls between two halves of a gradient
@@ -291,17 +296,21 @@ class _Training:
         members = min(group_size, length - done // group_size * group_size)
         stepping = (done + 1) % group_size == 0 or done + 1 == length
         buffers = [(buffer, buffer.clone()) for buffer in self.plain.buffers()]
-        with nullcontext() if stepping else self.accelerator.no_sync(self.model):
-            loss, extra = self.objective(self.model, batch, Context(self.step, self.total, scale, self.generator))
-            if not math.isfinite(float(loss.detach())):
+        ctx = Context(self.step, self.total, scale, self.generator, self.processes.batch_mean)
+        with nullcontext() if stepping else self.processes.unsynchronised(self.model):
+            with self.processes.sharing():
+                loss, extra = self.compute(batch, ctx)
+            value = self.processes.batch_mean({"loss": float(loss.detach())})["loss"]
+            if not math.isfinite(value):
                 self._stop("the loss", buffers)
+            loss = self.processes.weighted(loss)
             # Accelerate divides by the size of a full group
             self.accelerator.backward(loss if members == group_size else loss * (group_size / members))
-        self.group_loss += float(loss.detach()) / members
+        self.group_loss += value / members
         if not stepping:
             return None
         trained = (p for group in self.stepper.param_groups for p in group["params"])
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
+        norm = float(gathered(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])))
         # a gradient scaler meets overflows as a matter of course and skips those steps itself
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             self._stop("the gradient", buffers)
@@ -309,7 +318,7 @@ class _Training:
         self.stepper.zero_grad()
         if self.average is not None:
             self.average.update(self.plain)
-        values = {key: float(value) for key, value in extra.items()}
+        values = self.processes.batch_mean({key: float(value) for key, value in extra.items()})
         values |= {"step": self.step, "epoch": self.epoch, "loss": self.group_loss, "grad_norm": norm, "lr_scale": scale}
         self.group_loss = 0.0
         if self.step % self.log_every == 0:
@@ -331,17 +340,20 @@ class _Training:
         raise NotFinite(self.step, what)
 
     def _end_of_epoch(self) -> None:
+        self.processes.rejoin()
         values: dict[str, float] = {"epoch": self.epoch, "step": self.step}
         if self.validate is not None:
             with self._averaged(), evaluating(self.plain):
-                values |= {key: float(value) for key, value in self.validate(self.plain).items()}
+                measured = {key: float(value) for key, value in self.validate(self.plain).items()}
+                values |= self.processes.from_main(lambda: measured)  # buffers may differ; the choice of an epoch may not
                 if self.select is not None:
                     if self.select not in values:
                         raise InputError("select", self.select, f"one of the metrics of validate: {', '.join(values)}")
                     value, best = values[self.select], self.result.best
                     if not math.isnan(value) and (best is None or value > best[self.select]):
                         self.result.best = values
-                        self.best_state = {k: v.detach().cpu().clone() for k, v in self.plain.state_dict().items()}
+                        state = gathered(dict(self.plain.state_dict()))
+                        self.best_state = {k: v.detach().cpu().clone() for k, v in state.items()}
         self.result.epochs.append(values)
         self._write({"end_of_epoch": 1, **values})
         self.epoch += 1
@@ -361,14 +373,14 @@ class _Training:
             self.plain.load_state_dict(own)
 
     def _write(self, values: Mapping[str, float]) -> None:
-        if self.log is None or not self.accelerator.is_main_process:
+        if self.log is None or not self.processes.is_main:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n")
 
     def _save(self) -> None:
-        if self.folder is None or not self.accelerator.is_main_process:
+        if self.folder is None:
             return
         state = {
             "run": self._identity(),
@@ -377,23 +389,26 @@ class _Training:
             "batches_done": self.batches_done,
             "epoch_start": self.epoch_start if self.batches_done else {},
             "loader": [g.get_state() for g in _generators(self.raw_loader)],
-            "model": dict(self.plain.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
+            "model": gathered(dict(self.plain.state_dict())),
+            "optimizer": gathered(self.optimizer.state_dict()),
             "objective": _state_of(self.objective),
-            "average": self.average.state if self.average else None,
+            "average": gathered(self.average.state) if self.average else None,
             "generator": self.generator.get_state(),
             "rng": rng_state(),
             "best": self.result.best,
             "best_state": self.best_state,
             "epochs": self.result.epochs,
         }
-        save_checkpoint(self.folder, self.step, state)
+        folder = self.folder
+        self.processes.from_main(lambda: save_checkpoint(folder, self.step, state))
 
     def _resume(self) -> None:
-        found = load_checkpoint(self.folder) if self.folder is not None else None
+        if (folder := self.folder) is None:
+            return
+        found = self.processes.from_main(lambda: load_checkpoint(folder))
         if found is None:
-            if self.folder is not None and self.log is not None and self.log_is_ours and self.log.exists():
-                self.log.unlink()  # of a run that ended before its first checkpoint
+            if self.log is not None and self.log_is_ours and self.processes.is_main:
+                self.log.unlink(missing_ok=True)  # of a run that ended before its first checkpoint
             return
         self.step, state = found
         for key, mine in self._identity().items():
@@ -404,13 +419,14 @@ class _Training:
                     f"the checkpoint in {self.folder} is of another {kind} ({what}); give another folder or delete it"
                 )
         try:
-            self.plain.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_gathered(self.plain, state["model"])
+            self.optimizer.load_state_dict(self._sharded_state(state["optimizer"]))
             _load_state_of(self.objective, state["objective"])
         except (ValueError, RuntimeError, KeyError) as error:
             raise CheckpointError(f"the checkpoint in {self.folder} does not fit this run: {error}") from error
         if self.average is not None:
-            self.average.state = {k: v.to(self.accelerator.device) for k, v in state["average"].items()}
+            own = self.average.state
+            self.average.state = {k: sharded_like(v, own[k]).to(self.accelerator.device) for k, v in state["average"].items()}
         self.generator.set_state(state["generator"])
         for g, order in zip(_generators(self.raw_loader), state["loader"], strict=True):
             g.set_state(order)
@@ -418,12 +434,22 @@ class _Training:
         self.epoch, self.batches_done, self.epoch_start = state["epoch"], state["batches_done"], state["epoch_start"]
         self.result.best, self.best_state, self.result.epochs = state["best"], state["best_state"], state["epochs"]
         self.result.resumed_from = self.step
-        if self.log is not None and self.log.exists():
+        lines = self.processes.from_main(lambda: read_jsonl(self.log) if self.log is not None and self.log.exists() else None)
+        if lines is not None:
             # lines written after the checkpoint will be written again
-            lines = read_jsonl(self.log)
             kept = [row for row in lines if (row["step"] <= self.step if "end_of_epoch" in row else row["step"] < self.step)]
             self.result.history = [row for row in kept if "end_of_epoch" not in row]
-            write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in kept))
+            if self.log is not None and self.processes.is_main:
+                write_atomic(self.log, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def _sharded_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The optimizer's state, cut as its parameters are."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        cut = {
+            index: {key: sharded_like(value, parameters[index]) for key, value in one.items()}
+            for index, one in state["state"].items()
+        }
+        return {**state, "state": cut}
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be gone on from."""

@@ -125,7 +125,8 @@ class MTARD:
         if not self._checked:
             self._check_teacher(CLEAN, teacher_clean)
         x_adv = self.attack(x, y, model=student, generator=ctx.generator)  # (1)
-        if not bool(torch.isfinite(x_adv).all()):  # the student diverged: `fit` stops and names the step
+        diverged = ctx.batch_mean({"x_adv": float(not bool(torch.isfinite(x_adv).all()))})["x_adv"] > 0
+        if diverged:  # `fit` stops and names the step
             return student(x).sum() * float("nan"), {}
         teacher_robust = self.teachers[ROBUST].query(x_adv).logits
         if not self._checked:
@@ -140,13 +141,19 @@ class MTARD:
         loss_robust = kl(teacher_robust, student_robust, teacher_temperature=tau_robust, reduction=reduction)  # (2)
         loss_clean = kl(teacher_clean, student_clean, teacher_temperature=tau_clean, reduction=reduction)  # (3)
 
-        entropies = {
-            CLEAN: float(entropy(teacher_clean, temperature=tau_clean)),
-            ROBUST: float(entropy(teacher_robust, temperature=tau_robust)),
-        }
+        # of the whole batch, so that every process of a training has the same weights and temperatures
+        means = ctx.batch_mean(
+            {
+                f"entropy_{CLEAN}": float(entropy(teacher_clean, temperature=tau_clean)),
+                f"entropy_{ROBUST}": float(entropy(teacher_robust, temperature=tau_robust)),
+                f"loss_{CLEAN}": float(loss_clean.detach()),
+                f"loss_{ROBUST}": float(loss_robust.detach()),
+            }
+        )
+        entropies = {name: means[f"entropy_{name}"] for name in (CLEAN, ROBUST)}
         self.temperatures.update(entropies, scale=ctx.lr_scale)  # (4)
         # a KL of 0 can round to just below it
-        losses = {CLEAN: _at_least_zero(loss_clean), ROBUST: _at_least_zero(loss_robust)}
+        losses = {name: _at_least_zero(means[f"loss_{name}"]) for name in (CLEAN, ROBUST)}
         w = self.weights.update(losses, scale=ctx.lr_scale) if _finite(losses) else self.weights.weights  # (5)
 
         total = w[ROBUST] * loss_robust + w[CLEAN] * loss_clean  # (6)
@@ -251,8 +258,7 @@ def _quarter(threat: Budget) -> float:
     return float(threat.eps) / 4
 
 
-def _at_least_zero(loss: Tensor) -> float:
-    value = float(loss.detach())
+def _at_least_zero(value: float) -> float:
     return 0.0 if value < 0 else value  # NaN stays NaN
 
 
