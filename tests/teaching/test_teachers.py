@@ -79,7 +79,7 @@ def test_the_model_is_handed_back_as_it_was() -> None:
 def test_modes_are_put_back_after_a_failure_and_it_is_not_metered() -> None:
     model = Spy().train()
     teacher = Teacher(model)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError, match="teacher: got RuntimeError"):
         teacher.query(torch.rand(2, 5))
     assert model.training
     assert teacher.spent == 0

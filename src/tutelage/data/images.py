@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
+from tutelage.core.checks import check_choice, check_integer
 from tutelage.core.errors import InputError
 from tutelage.core.files import sha256_tensors
 from tutelage.core.rng import numpy_generator
 from tutelage.data.checks import check_image_arrays
-from tutelage.data.guard import refuse_test_data
+from tutelage.data.guard import refuse_relabelling, refuse_test_data
 
 Split = Literal["train", "validation", "test", ""]
 
@@ -38,6 +39,9 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
     origin: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.classes, str) or not all(isinstance(name, str) for name in self.classes):
+            raise InputError("classes", self.classes, "a tuple of class names")
+        check_choice("split", self.split, get_args(Split))
         check_image_arrays(self.images, self.labels, len(self.classes))
 
     def __len__(self) -> int:
@@ -55,13 +59,22 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
 
     def take(self, index: Sequence[int] | Tensor | slice, split: Split | None = None) -> ImageSet:
         """A part of the set, by position."""
-        part = index if isinstance(index, slice) else torch.as_tensor(index)
-        return replace(self, images=self.images[part], labels=self.labels[part], split=self.split if split is None else split)
+        split = self.split if split is None else split
+        refuse_relabelling(self.split, split)
+        try:
+            part = index if isinstance(index, slice) else torch.as_tensor(index)
+            images, labels = self.images[part], self.labels[part]
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                "index", index, f"positions from 0 to {len(self) - 1}, or a mask of shape ({len(self)},)"
+            ) from error
+        return replace(self, images=images, labels=labels, split=split)
 
     def split_off(self, n: int, *, seed: int = 0, split: Split = "validation") -> tuple[ImageSet, ImageSet]:
         """(the rest, n samples with the class shares of the whole), drawn by `seed`, both in their old order."""
-        if not 0 < n < len(self):
-            raise InputError("n", n, f"between 1 and {len(self) - 1}")
+        refuse_relabelling(self.split, split)
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 < n < len(self):
+            raise InputError("n", n, f"between 1 and {len(self) - 1}, as an integer")
         rng = numpy_generator(seed, "split", self.name)
         order = rng.permutation(len(self))
         labels = self.labels.numpy()[order]
@@ -77,6 +90,7 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
 
     def loader(self, batch_size: int, *, generator: torch.Generator | None = None, drop_last: bool = False) -> DataLoader[Any]:
         """Batches (x, y); shuffled by `generator`, or in order without one. Whole batches are sliced at once."""
+        check_integer("batch_size", batch_size)
         order: Sampler[int] = SequentialSampler(self) if generator is None else RandomSampler(self, generator=generator)
         batches = BatchSampler(order, batch_size, drop_last)
         # a loader draws a seed for its workers; without a generator of its own it would draw from the global one
@@ -105,6 +119,7 @@ def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def random_shift(pixels: int) -> Augment:
     """Move each image by up to `pixels` in both directions, zeros moving in (a random crop of the padded image)."""
+    check_integer("pixels", pixels, low=0)
 
     def shift(x: Tensor, generator: torch.Generator) -> Tensor:
         b, c, h, w = x.shape

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tutelage.core.errors import InputError
+from tutelage.core.errors import InputError, TutelageError
 
 
 def check_inputs(x: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0), name: str = "x") -> None:
@@ -27,7 +27,7 @@ def check_inputs(x: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0), nam
 def check_labels(y: Tensor, n: int, classes: int | None = None, name: str = "y") -> None:
     """Integer class labels (n,), from 0 to classes - 1."""
     if not isinstance(y, Tensor):
-        raise InputError(name, type(y).__name__, "a torch.Tensor of integer labels")
+        raise InputError(name, type(y).__name__, f"a torch.Tensor of integer labels ({n},)")
     if y.shape != (n,):
         raise InputError(name, f"shape {tuple(y.shape)}", f"shape ({n},), one label a sample")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
@@ -38,19 +38,60 @@ def check_labels(y: Tensor, n: int, classes: int | None = None, name: str = "y")
         raise InputError(name, f"label {int(y.max())}", f"labels from 0 to {classes - 1}, as the model has {classes} outputs")
 
 
-def check_logits(outputs: object, n: int, name: str = "model") -> Tensor:
+def run_model(model: nn.Module, x: Tensor, name: str = "model") -> Tensor:
+    """The model's logits on x (B, ...), checked. Whatever the model raises becomes one sentence that says what to do."""
+    try:
+        outputs = model(x)
+    except TutelageError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise InputError("batch_size", f"{len(x)} samples, for which memory is short", "a smaller one") from error
+    except Exception as error:  # the user's own code may raise anything; its reason belongs into the one sentence
+        what = f"inputs of shape {tuple(x.shape)} and type {str(x.dtype).removeprefix('torch.')}"
+        wanted = _remedy(model, x) or "logits (B, classes)"
+        raise InputError(name, f"{type(error).__name__} on {what}: {error}", wanted) from error
+    return check_logits(outputs, len(x), name)
+
+
+def _remedy(model: nn.Module, x: Tensor) -> str:
+    """What most likely makes a model fail on x: parameters of another type, or on another device."""
+    for parameter in model.parameters():
+        if parameter.device != x.device:
+            return f"model and inputs on one device (they are on {parameter.device} and {x.device})"
+        if parameter.is_floating_point() and parameter.dtype != x.dtype:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            return f"a float32 model (model.float()), or one that casts its inputs to {kind} itself and returns float32 logits"
+    return ""
+
+
+def check_logits(outputs: object, n: int, name: str = "model", *, finite: bool = True) -> Tensor:
     """What a classifier returned: finite logits (n, classes), returned as a tensor; otherwise a clear error."""
     if not isinstance(outputs, Tensor):
         raise InputError(
-            name, f"outputs of type {type(outputs).__name__}", "a tensor of logits (B, classes); wrap the model to pick it"
+            name, f"outputs of type {type(outputs).__name__}", f"a tensor of logits (B, classes); {_pick(outputs)}"
         )
     if outputs.dim() != 2 or outputs.shape[0] != n:
         raise InputError(name, f"outputs of shape {tuple(outputs.shape)}", f"logits of shape ({n}, classes)")
     if outputs.shape[1] < 2:
         raise InputError(name, f"{outputs.shape[1]} output column", "at least two classes")
-    if not bool(torch.isfinite(outputs).all()):
+    if not outputs.is_floating_point():
+        raise InputError(name, f"outputs of dtype {outputs.dtype}", "floating-point logits")
+    if finite and not bool(torch.isfinite(outputs).all()):
         raise InputError(name, "logits with NaN or infinity", "finite logits")
     return outputs
+
+
+def _pick(outputs: object) -> str:
+    """How a wrapper picks the logits out of what a model returned."""
+    if isinstance(outputs, dict):
+        tensors = [key for key, value in outputs.items() if isinstance(value, Tensor)]
+        key = "logits" if "logits" in outputs or not tensors else tensors[0]
+        return f"wrap the model in a module that returns outputs[{key!r}]"
+    if isinstance(outputs, tuple | list):
+        return "wrap the model in a module that returns outputs[0]"
+    if hasattr(outputs, "logits"):
+        return "wrap the model in a module that returns outputs.logits"
+    return "wrap the model in a module that returns it"
 
 
 def look_like_probabilities(outputs: Tensor) -> bool:

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.core.checks import check_callable, check_choice, check_number
 from tutelage.core.errors import InputError
 from tutelage.core.rng import Noise
-from tutelage.models.checks import check_inputs, check_labels
+from tutelage.models.checks import check_inputs, check_labels, check_logits
 from tutelage.teaching.divergences import Reduction, kl
 from tutelage.teaching.fit import Context
 from tutelage.teaching.teachers import Teacher
@@ -23,6 +24,25 @@ class Attack(Protocol):
     ) -> Tensor: ...
 
 
+def pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """The (x, y) of a batch: inputs (B, ...) and one integer label a sample."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        got = f"batches of {len(batch)} parts" if isinstance(batch, tuple | list) else f"batches of type {type(batch).__name__}"
+        raise InputError("loader", got, "batches (x, y) of inputs and labels")
+    x, y = batch
+    if not isinstance(x, Tensor) or x.dim() == 0:
+        raise InputError("loader", f"inputs of type {type(x).__name__}", "batches (x, y) with inputs in a tensor (B, ...)")
+    check_labels(y, len(x))
+    return x, y
+
+
+def _cross_entropy(outputs: object, y: Tensor, smoothing: float) -> Tensor:
+    """CE of a model's outputs; wrong shapes and labels are told here, what is not finite by `fit`, with its step."""
+    logits = check_logits(outputs, len(y), finite=False)
+    check_labels(y, len(y), logits.shape[1])
+    return F.cross_entropy(logits, y.long(), label_smoothing=smoothing)
+
+
 class CrossEntropy:
     """CE(S(x), y), with optional label smoothing: ordinary training on (x, y) batches."""
 
@@ -30,20 +50,21 @@ class CrossEntropy:
         self.label_smoothing = _smoothing(label_smoothing)
 
     def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = batch
-        return F.cross_entropy(model(x), y, label_smoothing=self.label_smoothing), {}
+        x, y = pair(batch)
+        return _cross_entropy(model(x), y, self.label_smoothing), {}
 
 
 class AdversarialTraining:
     """PGD-AT (Madry et al. 2018): CE(S(x'), y) at the point x' that the attack finds for the student as it is."""
 
     def __init__(self, attack: Attack, *, label_smoothing: float = 0.0) -> None:
+        check_callable("attack", attack, "an attack such as PGD(Linf(8/255), steps=10)")
         self.attack, self.label_smoothing = attack, _smoothing(label_smoothing)
 
     def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = batch
+        x, y = pair(batch)
         x_adv = self.attack(x, y, model=model, generator=ctx.generator)
-        return F.cross_entropy(model(x_adv), y, label_smoothing=self.label_smoothing), {}
+        return _cross_entropy(model(x_adv), y, self.label_smoothing), {}
 
 
 class RobustDistillation:
@@ -57,18 +78,25 @@ class RobustDistillation:
     def __init__(
         self, teacher: Teacher, attack: Attack, *, adversarial: float = 5 / 6, reduction: Reduction = "batchmean"
     ) -> None:
-        if not 0 <= adversarial <= 1:
-            raise InputError("adversarial", adversarial, "a weight from 0 to 1")
+        if not isinstance(teacher, Teacher):
+            raise InputError("teacher", type(teacher).__name__, "a Teacher: Teacher(model)")  # type: ignore[unreachable]
+        check_callable("attack", attack, "an attack such as PGD(Linf(8/255), steps=10, objective=kl_to_reference)")
+        check_number("adversarial", adversarial, "a weight from 0 to 1", low=0, high=1)
+        check_choice("reduction", reduction, ("batchmean", "mean"))
         self.teacher, self.attack, self.adversarial, self.reduction = teacher, attack, adversarial, reduction
 
     def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = batch
+        x, y = pair(batch)
         if ctx.step == 0:
             check_inputs(x)
-            check_labels(y, len(x))
         reference = self.teacher.query(x).logits
         x_adv = self.attack(x, y, model=model, generator=ctx.generator, reference=reference)
-        robust = kl(reference, model(x_adv), reduction=self.reduction)
+        robust_logits = check_logits(model(x_adv), len(x), finite=False)
+        if robust_logits.shape != reference.shape:
+            wanted = f"{robust_logits.shape[1]}, as many as the student has"
+            raise InputError("teacher", f"{reference.shape[1]} classes", wanted)
+        check_labels(y, len(x), robust_logits.shape[1])
+        robust = kl(reference, robust_logits, reduction=self.reduction)
         clean = kl(reference, model(x), reduction=self.reduction)
         total = self.adversarial * robust + (1 - self.adversarial) * clean
         return total, {"loss_robust": robust.detach(), "loss_clean": clean.detach()}
@@ -81,6 +109,7 @@ class RobustDistillation:
 
 
 def _smoothing(value: float) -> float:
-    if not 0 <= value < 1:
+    check_number("label_smoothing", value, "a number in [0, 1)", low=0)
+    if value >= 1:
         raise InputError("label_smoothing", value, "a number in [0, 1)")
     return value

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from tutelage.core.checks import check_integer
 from tutelage.core.errors import InputError, QueryBudgetExceeded
 from tutelage.core.files import canonical_json, sha256_tensors, sha256_text, write_atomic
-from tutelage.models.checks import check_logits
+from tutelage.core.shares import rows_of_all
+from tutelage.models.checks import run_model
 from tutelage.models.guard import evaluating
 from tutelage.models.loading import fingerprint
 
@@ -30,29 +33,37 @@ class QueryBudget:
 
     limit: int
 
+    def __post_init__(self) -> None:
+        check_integer("limit", self.limit, low=0)
+
 
 class Teacher:
     """A frozen classifier that answers with logits.
 
     model: any nn.Module, images -> logits (B, classes). It is used in evaluation mode without gradients and is handed
-    back as it was after each query, whatever mode others put it in. spent: samples asked so far.
+    back as it was after each query, whatever mode others put it in. spent: samples asked so far, by all processes.
     """
 
     def __init__(self, model: nn.Module, *, name: str = "teacher", budget: QueryBudget | None = None) -> None:
         if not isinstance(model, nn.Module):
-            raise InputError(name, type(model).__name__, "an nn.Module that returns logits")
+            raise InputError(str(name), type(model).__name__, "an nn.Module that returns logits")
+        if budget is not None and not isinstance(budget, QueryBudget):
+            raise InputError("budget", budget, "a QueryBudget, such as QueryBudget(50_000)")  # type: ignore[unreachable]
         self.model, self.name, self.budget, self.spent = model, name, budget, 0
 
     @torch.no_grad()
     def query(self, x: Tensor) -> Supervision:
         """Ask about x (B, ...)."""
-        if self.budget is not None and self.spent + len(x) > self.budget.limit:
+        if not isinstance(x, Tensor) or x.dim() == 0:
+            raise InputError("x", type(x).__name__, "a batch (B, ...) in a tensor")  # type: ignore[unreachable]
+        asked = rows_of_all(len(x))
+        if self.budget is not None and self.spent + asked > self.budget.limit:
             raise QueryBudgetExceeded(
-                f"{self.name}: {self.spent} of {self.budget.limit} samples were asked; {len(x)} more are over its budget"
+                f"{self.name}: {self.spent} of {self.budget.limit} samples were asked; {asked} more are over its budget"
             )
         with evaluating(self.model):
-            logits = check_logits(self.model(x), len(x), name=self.name).detach()
-        self.spent += len(x)
+            logits = run_model(self.model, x, name=self.name).detach()
+        self.spent += asked
         return Supervision(logits)
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,8 +82,12 @@ def remembered_logits(teacher: Teacher, x: Tensor, folder: Path, *, batch_size: 
     """
     key = sha256_text(canonical_json([repr(teacher.model), fingerprint(teacher.model), sha256_tensors({"x": x})]))[:24]
     path = folder / f"logits-{key}.safetensors"
+    check_integer("batch_size", batch_size)
     if path.is_file():
-        return load_file(path)["logits"]
+        try:
+            return load_file(path)["logits"]
+        except (SafetensorError, OSError, KeyError, ValueError):
+            pass  # damaged on disk: asked again, and written anew
     logits = torch.cat([teacher.query(part).logits.cpu() for part in torch.split(x, batch_size)])
     write_atomic(path, save({"logits": logits}))
     return logits
