@@ -18,7 +18,7 @@ def check_integer(argument: str, value: object, *, low: int = 1, high: int | Non
 
 def check_number(argument: str, value: object, wanted: str, *, low: float = -math.inf, high: float = math.inf) -> None:
     """A finite number (no bool, no string) from `low` to `high`; `wanted` says so in words."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and low <= value <= high):
+    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and low <= float(value) <= high):
         raise InputError(argument, value, wanted)
 
 

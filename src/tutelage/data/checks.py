@@ -14,7 +14,7 @@ def check_image_arrays(images: Tensor, labels: Tensor, classes: int | None) -> N
     """Raise InputError unless images are (N, 1 or 3, H, W) in uint8 or [0, 1] and labels are (N,) integers from 0."""
     for name, value in (("image", images), ("label", labels)):
         if not isinstance(value, Tensor):
-            raise InputError(name, type(value).__name__, "a torch.Tensor")  # type: ignore[unreachable]
+            raise InputError(name, type(value).__name__, "a torch.Tensor")
     if images.dim() != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise InputError("image", f"shape {tuple(images.shape)}", "(N, C, H, W) with 1 or 3 channels, H and W above 0")
     if len(images) == 0:

@@ -50,5 +50,5 @@ def wrapped(data: object) -> Iterator[object]:
 
 def split_of(data: object) -> str:
     """The split of whatever `data` wraps: "test" if any part is, the common one of all parts, else ""."""
-    found = {str(one.split) for one in wrapped(data) if isinstance(getattr(one, "split", None), str)}
+    found = {split for one in wrapped(data) if isinstance(split := getattr(one, "split", None), str)}
     return "test" if "test" in found else found.pop() if len(found) == 1 else ""

@@ -39,7 +39,8 @@ class ImageSet(Dataset[tuple[Tensor, Tensor]]):
     origin: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.classes, str) or not all(isinstance(name, str) for name in self.classes):
+        classes: object = self.classes
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in self.classes):
             raise InputError("classes", self.classes, "a tuple of class names")
         check_choice("split", self.split, get_args(Split))
         check_image_arrays(self.images, self.labels, len(self.classes))

@@ -79,7 +79,7 @@ class RobustDistillation:
         self, teacher: Teacher, attack: Attack, *, adversarial: float = 5 / 6, reduction: Reduction = "batchmean"
     ) -> None:
         if not isinstance(teacher, Teacher):
-            raise InputError("teacher", type(teacher).__name__, "a Teacher: Teacher(model)")  # type: ignore[unreachable]
+            raise InputError("teacher", type(teacher).__name__, "a Teacher: Teacher(model)")
         check_callable("attack", attack, "an attack such as PGD(Linf(8/255), steps=10, objective=kl_to_reference)")
         check_number("adversarial", adversarial, "a weight from 0 to 1", low=0, high=1)
         check_choice("reduction", reduction, ("batchmean", "mean"))

@@ -48,14 +48,14 @@ class Teacher:
         if not isinstance(model, nn.Module):
             raise InputError(str(name), type(model).__name__, "an nn.Module that returns logits")
         if budget is not None and not isinstance(budget, QueryBudget):
-            raise InputError("budget", budget, "a QueryBudget, such as QueryBudget(50_000)")  # type: ignore[unreachable]
+            raise InputError("budget", budget, "a QueryBudget, such as QueryBudget(50_000)")
         self.model, self.name, self.budget, self.spent = model, name, budget, 0
 
     @torch.no_grad()
     def query(self, x: Tensor) -> Supervision:
         """Ask about x (B, ...)."""
         if not isinstance(x, Tensor) or x.dim() == 0:
-            raise InputError("x", type(x).__name__, "a batch (B, ...) in a tensor")  # type: ignore[unreachable]
+            raise InputError("x", type(x).__name__, "a batch (B, ...) in a tensor")
         asked = rows_of_all(len(x))
         if self.budget is not None and self.spent + asked > self.budget.limit:
             raise QueryBudgetExceeded(
