@@ -25,6 +25,20 @@ def vector(argument: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return array
 
 
+def matrix(argument: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(argument, values, "rows of numbers, all of one length") from None
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(argument, f"shape {array.shape}", "a two-dimensional, non-empty array")
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size:
+        row, column = bad[0].tolist()
+        raise InputError(argument, f"{array[row, column]} at row {row}, column {column}", "finite numbers")
+    return array
+
+
 def booleans(argument: str, values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
     try:
         array = np.asarray(values)

@@ -1,14 +1,16 @@
-"""Shares: one proportion, and two models judged on the same items."""
+"""Shares: one proportion, two models judged on the same items, and at least one right answer of k."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from tutelage.core.stats.checks import booleans, checked_level, counts, same_length
+from tutelage.core.errors import InputError
+from tutelage.core.stats.checks import booleans, checked_level, counts, integer, same_length
 from tutelage.core.stats.interval import Interval
 
 
@@ -78,6 +80,42 @@ def newcombe_paired(a_correct: npt.ArrayLike, b_correct: npt.ArrayLike, level: f
     lo = max(-1.0, difference - distance(p_a - wilson_a.lo, wilson_b.hi - p_b))
     hi = min(1.0, difference + distance(wilson_a.hi - p_a, p_b - wilson_b.lo))
     return Interval(lo, hi, level, "newcombe-paired")
+
+
+def pass_at_k(n: npt.ArrayLike, c: npt.ArrayLike, k: int) -> npt.NDArray[np.float64]:
+    """Unbiased estimate of "at least one of k answers is right" from n answers, c of them right (Chen et al. 2021).
+
+    1 - C(n - c, k) / C(n, k), which is 1 where n - c < k (arXiv 2107.03374, equation 1). One entry for each problem:
+    `n` and `c` are integers or integer arrays that broadcast against each other, 0 <= c <= n and 1 <= k <= n. Summed as
+    logarithms of 1 - c / (n - j), j < k, so neither large n nor small shares lose digits. Returns an array of the
+    broadcast shape, values in [0, 1]; its mean over problems is the usual number. Raises `InputError`.
+    """
+    answers, right, k = _integers("n", n), _integers("c", c), integer("k", k)
+    try:
+        answers, right = np.broadcast_arrays(answers, right)
+    except ValueError:
+        raise InputError("c", f"shape {right.shape}", f"one that fits the shape {answers.shape} of n") from None
+    if (right < 0).any() or (right > answers).any():
+        raise InputError("c", f"counts from {right.min()} to {right.max()}", "counts from 0 to n")
+    if not 1 <= k <= answers.min():
+        raise InputError("k", k, f"a number from 1 to the smallest n, {answers.min()}")
+    log_all_wrong = np.zeros(answers.shape)
+    certain = answers - right < k
+    for j in range(k):
+        share = np.where(certain, 0.0, right / (answers - j))
+        log_all_wrong += np.log1p(-share)
+    estimate: npt.NDArray[np.float64] = np.where(certain, 1.0, 0.0 - np.expm1(log_all_wrong))
+    return estimate
+
+
+def _integers(argument: str, values: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        raise InputError(argument, values, "integers") from None
+    if array.dtype.kind not in "iu" or array.size == 0:
+        raise InputError(argument, f"{array.dtype} of shape {array.shape}", "an integer or a non-empty array of integers")
+    return array.astype(np.int64)
 
 
 def _wilson(successes: int, n: int, level: float) -> Interval:
