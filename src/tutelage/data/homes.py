@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 from tutelage.core.errors import InputError
@@ -189,9 +188,7 @@ _MINILM = Home(
     ),
 )
 
-HOMES: Mapping[str, Home] = MappingProxyType(
-    {home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM)}
-)
+HOMES: dict[str, Home] = {home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM)}
 
 
 def get_home(name: str, homes: Mapping[str, Home] = HOMES) -> Home:

@@ -76,12 +76,12 @@ _FASHION, _MNIST, _CIFAR10 = HOMES["fashion-mnist"], HOMES["mnist"], HOMES["cifa
 
 SETS: dict[str, StandardSet] = {
     "fashion-mnist": StandardSet(_FASHION.what, FASHION_CLASSES, "fashion-mnist", (_NPZ, _IDX), _WHOLE, _FASHION.page),
+    "mnist": StandardSet(_MNIST.what, DIGITS, "mnist", (_IDX, _NPZ), _WHOLE, _MNIST.page),
     "mnist-10k": StandardSet(
         "10,000 of MNIST's training digits, and all its 10,000 test digits",
         DIGITS, "mnist", (_SMALL,), {"train": 10_000, "test": 10_000}, _MNIST.page,
     ),
     "cifar10": StandardSet(_CIFAR10.what, CIFAR10_CLASSES, "cifar10", (_BINARY, _PARQUET), _COLOUR, _CIFAR10.page),
-    "mnist": StandardSet(_MNIST.what, DIGITS, "mnist", (_IDX, _NPZ), _WHOLE, _MNIST.page),
     "cifar10-jpeg": StandardSet(
         "CIFAR-10 as a JPEG copy: grey levels differ a little from the original",
         CIFAR10_CLASSES, "cifar10", (_PARQUET,), _COLOUR, _CIFAR10.page,
@@ -126,28 +126,24 @@ def standard_set(name: str, split: Literal["train", "test"]) -> ImageSet:
     if split not in one.rows:
         raise InputError("split", split, " or ".join(one.rows))
     found = find_split(name, split)
-    if found is None:
+    if not found:
         raise MissingError(_how_to_get(name, split))
-    if found.cached:
-        _check_cached(name, found.paths)
-    return read_split(name, split, found)
+    if found[0].cached:
+        _check_cached(name, found[0].paths)
+    return read_split(name, split, found[0])
 
 
-def find_split(name: str, split: str) -> Found | None:
-    """Where the files of a split lie: `$TUTELAGE_DATA` first, then the cache; None if a file of it is missing everywhere."""
-    one = SETS[name]
-    root = os.environ.get("TUTELAGE_DATA")
-    if root:
-        for layout in one.layouts:
-            if paths := _all_there(Path(root).expanduser() / one.folder, layout.parts[split]):
-                return Found(layout, paths, cached=False)
+def find_split(name: str, split: str) -> list[Found]:
+    """The places that hold all files of a split, in the order of looking: `$TUTELAGE_DATA` first, then the cache."""
+    one, found = SETS[name], []
+    if root := os.environ.get("TUTELAGE_DATA"):
+        folder = Path(root).expanduser() / one.folder
+        found += [Found(layout, _all_there(folder, layout.parts[split]), cached=False) for layout in one.layouts]
     if name in HOMES:
-        for layout in one.layouts:
-            if layout.form in ("idx", "cifar10") and (
-                paths := _all_there(default_cache_dir() / "data" / name, layout.parts[split])
-            ):
-                return Found(layout, paths, cached=True)
-    return None
+        folder = default_cache_dir() / "data" / name
+        fetched = [layout for layout in one.layouts if layout.form in ("idx", "cifar10")]
+        found += [Found(layout, _all_there(folder, layout.parts[split]), cached=True) for layout in fetched]
+    return [place for place in found if place.paths]
 
 
 def read_split(name: str, split: Literal["train", "test"], found: Found) -> ImageSet:
@@ -179,15 +175,18 @@ def read_split(name: str, split: Literal["train", "test"], found: Found) -> Imag
 
 
 def holds_jpeg(path: Path) -> bool:
-    """Whether the first image of a Parquet file is a JPEG."""
+    """Whether the first image of a Parquet file is a JPEG; False for a file that cannot be read."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as table:
-        for batch in table.iter_batches(batch_size=1, columns=["image"]):
-            value = batch.column(0)[0].as_py()
-            content = value.get("bytes") if isinstance(value, dict) else value
-            return bytes(content or b"")[:2] == b"\xff\xd8"
-    return False
+    try:
+        with pq.ParquetFile(path) as table:
+            batch = next(table.iter_batches(batch_size=1, columns=["image"]))
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, StopIteration):
+        return False
+    value = batch.column(0)[0].as_py()
+    content = value.get("bytes") if isinstance(value, dict) else value
+    return isinstance(content, bytes) and content.startswith(b"\xff\xd8")
 
 
 def _all_there(folder: Path, names: Sequence[str]) -> tuple[Path, ...]:
