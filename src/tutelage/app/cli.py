@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tutelage import __version__
+from tutelage.app.data_commands import data_app
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice
 
@@ -34,6 +35,7 @@ app = typer.Typer(
     help="Teach models to be robust, and prove how robust they are.\n\n"
     "Start with `tutelage demo`; audit your own classifier with `tutelage audit`; see what there is with `tutelage list`.",
 )
+app.add_typer(data_app, name="data")
 out = Console(highlight=False)
 
 
