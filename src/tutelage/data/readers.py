@@ -6,23 +6,31 @@ import gzip
 import io
 import json
 import math
-import zipfile
+import os
+import warnings
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tutelage.core.errors import InputError, MissingError
+from tutelage.core.checks import check_integer
+from tutelage.core.errors import InputError, MissingError, TutelageError
 from tutelage.core.files import sha256_file
+from tutelage.core.rng import rng_state, set_rng_state
 from tutelage.data.checks import check_image_arrays
-from tutelage.data.images import ImageSet
+from tutelage.data.guard import split_of, wrapped
+from tutelage.data.images import ImageSet, Split
 
+MAX_PIXELS = 2**26  # of one image; what is larger was most likely made to fill the memory
+MAX_SIZE = 4096  # of a resized image
+MAX_CLASSES = 2**20
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes, row by row
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
@@ -34,16 +42,34 @@ def as_images(data: Images, *, name: str = "", classes: Sequence[str] | None = N
 
     data: an ImageSet; a path (see `read_images`); a pair (images, labels) of tensors; a torch Dataset of (image,
     label) pairs; a DataLoader of (images, labels) batches. Images (N, C, H, W) uint8 or float32 in [0, 1].
+    name, classes: instead of the data's own. size: for paths only. What wraps an ImageSet keeps its split and classes.
     Raises InputError for wrong shapes, ranges or labels.
     """
-    if isinstance(data, ImageSet):
-        return data
     if isinstance(data, str | Path):
-        return read_images(Path(data), classes=classes, size=size)
-    if isinstance(data, tuple) and len(data) == 2:
-        return _from_arrays(data[0], data[1], classes, name or "arrays")
+        found = read_images(data, classes=classes, size=size)
+        return replace(found, name=name) if name else found
+    if size is not None:
+        raise InputError(
+            "size", f"{size} with {type(data).__name__}", "a size with a path only; resize images in memory yourself"
+        )
+    if isinstance(data, ImageSet):
+        own = data if classes is None else replace(data, classes=_names(classes))
+        return replace(own, name=name) if name else own
+    two: Any = data if isinstance(data, tuple | list) and len(data) == 2 else ()
+    if isinstance(two, tuple | list) and two and (isinstance(two, tuple) or isinstance(two[0], Tensor | np.ndarray)):
+        return _from_arrays(two[0], two[1], classes, name or "arrays")
+    inside = [one for one in wrapped(data) if isinstance(one, ImageSet)]
+    if classes is None and len({one.classes for one in inside}) == 1:
+        classes = inside[0].classes
+    loaded = _from_torch(data, classes, name)
+    split = split_of(data)
+    return replace(loaded, split=cast(Split, split)) if split in get_args(Split) else loaded
+
+
+def _from_torch(data: Any, classes: Sequence[str] | None, name: str) -> ImageSet:
+    """A DataLoader or a Dataset, read to its end."""
     if isinstance(data, DataLoader):
-        batches = [_pair(batch) for batch in data]
+        batches = [_pair(batch) for batch in _items(data)]
         if not batches:
             raise InputError("data", "an empty DataLoader", "at least one batch")
         try:
@@ -55,7 +81,7 @@ def as_images(data: Images, *, name: str = "", classes: Sequence[str] | None = N
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         if len(data) == 0:
             raise InputError("data", "an empty data set", "at least one sample")
-        pairs = [_pair(data[i]) for i in range(len(data))]
+        pairs = [_pair(item) for item in _items(data)]
         singles = [_tensor("image", image) for image, _ in pairs]
         shapes = {tuple(image.shape) for image in singles}
         if len(shapes) > 1:
@@ -65,22 +91,45 @@ def as_images(data: Images, *, name: str = "", classes: Sequence[str] | None = N
     raise InputError("data", type(data).__name__, "a path, an ImageSet, (images, labels), a Dataset or a DataLoader")
 
 
-def read_images(path: Path, *, classes: Sequence[str] | None = None, size: int | None = None) -> ImageSet:
+def _items(data: Any) -> list[Any]:
+    """All batches of a loader, or all samples of a data set. The user's own code may raise anything, and draw numbers."""
+    before = rng_state()  # even a loader that does not shuffle draws from the global generator
+    try:
+        return list(data) if isinstance(data, DataLoader) else [data[i] for i in range(len(data))]
+    except TutelageError:
+        raise
+    except Exception as error:
+        raise InputError(
+            "data", f"{type(data).__name__} raising {type(error).__name__}: {error}", "(image, label) pairs"
+        ) from error
+    finally:
+        set_rng_state(before)
+
+
+def read_images(path: Path | str, *, classes: Sequence[str] | None = None, size: int | None = None) -> ImageSet:
     """Read labelled images from disk. Nothing is executed: arrays without pickles, images through Pillow.
 
     A folder: one sub-folder a class, its name the class name, in sorted order. `.npz`: arrays `image` (N, H, W),
     (N, H, W, C) or (N, C, H, W), and `label` (N,). `.parquet`: columns `image` (bytes, or a struct with `bytes`)
     and `label`. size: resize every image to size x size (folder and Parquet); without it all must have one size.
+    Hidden files are skipped. Images are turned as their EXIF orientation says; transparent ones are refused.
     """
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise InputError("size", size, "an integer >= 1")
-    if not path.exists():
+    if not isinstance(path, str | Path):
+        raise InputError("path", type(path).__name__, "the path of a folder, an .npz or a .parquet file")
+    path = Path(path)
+    if size is not None:
+        check_integer("size", size, high=MAX_SIZE)
+    if not os.path.exists(path):  # false also for names that no file can have
         raise MissingError(f"data: there is no file or folder {path}")
     if path.is_dir():
         images, labels, found = _read_folder(path, size)
         return _from_arrays(images, labels, classes or found, path.name)
     origin = {"file": path.name, "file_sha256": sha256_file(path)}
     if path.suffix == ".npz":
+        if size is not None:
+            raise InputError(
+                "size", f"{size} with {path.name}", "a size with a folder or a .parquet file; an .npz is not resized"
+            )
         images, labels, names = _read_npz(path)
     elif path.suffix == ".parquet":
         images, labels, names = _read_parquet(path, size)
@@ -131,11 +180,17 @@ def _read_folder(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str
         raise InputError("data", f"{path} without sub-folders", "a folder with one sub-folder of images a class")
     arrays, labels = [], []
     for label, name in enumerate(names):
-        found = sorted(p for p in (path / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        # macOS leaves `._name.png` beside images on foreign disks
+        visible = [p for p in (path / name).iterdir() if not p.name.startswith(".")]
+        found = sorted(p for p in visible if p.suffix.lower() in SUFFIXES)
         if not found:
             raise InputError("data", f"class folder {name!r} without images", f"files ending in {', '.join(sorted(SUFFIXES))}")
         for file in found:
-            arrays.append(_decode(file.read_bytes(), f"{name}/{file.name}", size))
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise InputError("data", f"{name}/{file.name}", f"a file that can be read ({error.strerror})") from error
+            arrays.append(_decode(content, f"{name}/{file.name}", size))
             labels.append(label)
     return _stack(arrays), torch.tensor(labels), names
 
@@ -148,21 +203,34 @@ def _read_npz(path: Path) -> tuple[Tensor, Tensor, list[str] | None]:
                     raise InputError(
                         "data", f"{path.name} with keys {', '.join(arrays.files) or 'none'}", "keys image and label"
                     )
+            _fits(sum(part.file_size for part in arrays.zip.infolist() if Path(part.filename).stem in ("image", "label")), path)
             image, label = arrays["image"], arrays["label"]
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, TypeError) as error:
+    except Exception as error:  # zip, decompressor, header parser and numpy raise whatever a damaged file makes them
         raise InputError("data", path.name, f"a readable .npz without pickled objects ({error})") from error
     return _tensor("image", image), _tensor("label", label), None
 
 
 def _read_parquet(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str] | None]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    bytes_there = path.stat().st_size
     try:
-        table = pq.read_table(path, columns=["image", "label"])
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        # nothing in a footer can be larger than the file; a damaged one that says so must not fill the memory
+        limit = max(1, min(bytes_there, 2**31 - 1))
+        with pq.ParquetFile(path, thrift_string_size_limit=limit, thrift_container_size_limit=limit, pre_buffer=False) as file:
+            names = file.schema_arrow.names
+            for column in ("image", "label"):
+                if column not in names:
+                    has = ", ".join(names) or "none"
+                    raise InputError("data", path.name, f"a Parquet file with columns image and label (it has {has})")
+            _check_footer(file.metadata, path, bytes_there)
+            table = file.read(columns=["image", "label"])
+            metadata = file.schema_arrow.metadata
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises whatever a damaged file makes it
         raise InputError("data", path.name, f"a Parquet file with columns image and label ({error})") from error
     arrays = []
     for row, value in enumerate(table["image"].to_pylist()):
@@ -173,7 +241,35 @@ def _read_parquet(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[st
     if table["label"].null_count:
         raise InputError("label", f"{table['label'].null_count} missing labels in {path.name}", "an integer in each row")
     labels = _tensor("label", table["label"].to_pylist())
-    return _stack(arrays), labels, _parquet_classes(table.schema.metadata)
+    return _stack(arrays), labels, _parquet_classes(metadata)
+
+
+def _check_footer(metadata: Any, path: Path, bytes_there: int) -> None:
+    """Refuse a footer that declares more than the file or the memory can hold, before room is made for it."""
+    stored = unpacked = rows = 0
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        rows += group.num_rows
+        for j in range(group.num_columns):
+            column = group.column(j)
+            stored += column.total_compressed_size
+            if column.path_in_schema.split(".")[0] in ("image", "label"):
+                unpacked += column.total_uncompressed_size
+    if rows != metadata.num_rows or rows > unpacked or stored > bytes_there:  # each row holds at least a byte
+        raise InputError("data", f"{path.name} with a damaged footer", f"one that fits a file of {bytes_there} bytes")
+    _fits(unpacked, path)
+
+
+def _fits(size: int, path: Path) -> None:
+    """Refuse arrays of `size` bytes that are larger than the memory of this machine."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):  # not told
+        return
+    if size > memory:
+        raise InputError(
+            "data", f"{path.name} with {size / 1e9:.0f} GB when unpacked", f"data that fit the memory, {memory / 1e9:.0f} GB"
+        )
 
 
 def _parquet_classes(metadata: dict[bytes, bytes] | None) -> list[str] | None:
@@ -187,17 +283,48 @@ def _parquet_classes(metadata: dict[bytes, bytes] | None) -> list[str] | None:
 
 def _decode(content: bytes, where: str, size: int | None) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            image = _eight_bits(opened, where)
+        with warnings.catch_warnings():
+            # larger than Pillow's own limit, which lies above ours
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content))
+        with opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                what = f"{where} of {opened.width} x {opened.height} pixels"
+                raise InputError(
+                    "data", what, f"images of at most {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller first"
+                )
+            image = _eight_bits(_opaque(_upright(opened), where), where)
     except InputError:
         raise
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError, TypeError) as error:
-        # Pillow's decoders let any of these through for damaged files
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(
+            "data", where, f"images of at most {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller first"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
         raise InputError("data", where, f"an image that Pillow can read ({error})") from error
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says: cameras store what the sensor saw, viewers turn it."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
+
+
+def _opaque(image: Image.Image, where: str) -> Image.Image:
+    """Without an alpha channel, if it is opaque everywhere. What shows through transparent pixels is the user's to choose."""
+    if not image.has_transparency_data:
+        return image
+    grey = image.mode in ("1", "L", "LA", "La")
+    image = image.convert("RGBA")
+    lowest = np.asarray(image)[..., 3].min()
+    if lowest < 255:
+        raise InputError(
+            "data", f"{where} with transparent pixels", "opaque images: flatten it onto a background of your choice first"
+        )
+    return image.convert("L" if grey else "RGB")
 
 
 def _eight_bits(image: Image.Image, where: str) -> Image.Image:
@@ -245,6 +372,12 @@ def _pair(sample: Any) -> tuple[Any, Any]:
     return sample[0], sample[1]
 
 
+def _names(classes: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise InputError("classes", classes, "a list of class names")
+    return tuple(classes)
+
+
 def _from_arrays(
     images: Any, labels: Any, classes: Iterable[str] | None, name: str, origin: dict[str, str] | None = None
 ) -> ImageSet:
@@ -259,5 +392,7 @@ def _from_arrays(
         raise InputError("label", f"dtype {labels.dtype}", "integer class labels")
     labels = labels.long()
     check_image_arrays(images, labels, None)
-    names = tuple(classes) if classes is not None else tuple(str(i) for i in range(int(labels.max()) + 1))
+    if (highest := int(labels.max())) >= MAX_CLASSES:
+        raise InputError("label", highest, f"class numbers from 0, below {MAX_CLASSES}")
+    names = _names(classes) if classes is not None else tuple(str(i) for i in range(highest + 1))
     return ImageSet(images.contiguous(), labels, names, name=name, origin=origin or {})
