@@ -182,6 +182,7 @@ def run_(
     from tutelage.claims.report import write_claim_report
     from tutelage.claims.runner import record as write_record
     from tutelage.claims.runner import run_claim
+    from tutelage.core.cache import default_cache_dir
     from tutelage.core.environment import git_state
     from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
@@ -198,6 +199,7 @@ def run_(
     claim.config(size, changes)  # a wrong setting is told before the folder is made
     folder = folder or Path("runs") / f"{slug}-{scale}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_folder(folder)
+    check_folder(default_cache_dir(), "$TUTELAGE_CACHE")
     with shown() as progress:
         result = run_claim(slug, scale=size, changes=changes, seeds=seeds or None, jobs=jobs, out=folder, progress=progress)
     page = write_claim_report(folder / "report.html", claim, result)
@@ -329,10 +331,12 @@ def demo(
     About four minutes on two CPU cores. The report has tables, curves and pictures.
     """
     from tutelage.app.demo import run_demo
+    from tutelage.core.cache import default_cache_dir
     from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
 
     check_folder(folder)
+    check_folder(default_cache_dir(), "$TUTELAGE_CACHE")
     with shown() as progress:
         audits, page = run_demo(folder, seed=seed, quick=quick, progress=progress)
     out.print(audit_table(audits))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,12 @@ def _append(path: Path, line: bytes) -> None:
                 line = b"\n" + line
         size = file.seek(0, os.SEEK_END)
         try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while line:  # a disk that is filling up takes a part, and refuses the rest with its reason
+                line = line[file.write(line) :]
             os.fsync(file.fileno())
         except OSError:
-            file.truncate(size)  # a full disk takes half a line; the lines before it stay whole
+            with suppress(OSError):  # a device cannot be cut
+                file.truncate(size)  # a full disk takes half a line; the lines before it stay whole
             raise
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of our own format: one safetensors file for the tensors, one JSON file for everything else.
 
-    folder/step-00000120.json                structure, plain values, SHA-256 of the tensors; its rename is the commit
+    folder/step-00000120.json                structure, plain values, SHA-256 of the tensors and of itself; its rename is
+                                             the commit
     folder/step-00000120-1f0c88d2.safetensors    tensors; their hash is in the name, so nothing good is overwritten
 
 A file is written under a temporary name, flushed and renamed, so a kill at any moment leaves whole checkpoints only.
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from tutelage.core.errors import CheckpointError
-from tutelage.core.files import sha256_file, write_atomic, write_json
+from tutelage.core.files import canonical_json, sha256_text, write_atomic, write_json
 
 FORMAT = "tutelage-checkpoint-1"
 KEEP = 2
@@ -36,8 +38,9 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     data = folder / f"{stem.name}-{digest[:8]}.safetensors"
     write_atomic(data, content)
     header = {"format": FORMAT, "step": step, "file": data.name, "sha256": digest, "state": structure}
-    write_json(stem.with_suffix(".json"), header)
-    headers = sorted(folder.glob("step-*.json"))
+    write_json(stem.with_suffix(".json"), {**header, "seal": _seal(header)})
+    # a later step than this one is damaged, as it was not resumed from: it goes, and must not push out a good one
+    headers = [path for path in sorted(folder.glob("step-*.json")) if path.name <= f"{stem.name}.json"]
     keep = {name for path in headers[-KEEP:] for name in (path.name, _data_name(path))}
     for path in (*folder.glob("step-*"), *folder.glob(".step-*")):  # older ones, and what a killed writer left
         if path.name not in keep:
@@ -68,12 +71,22 @@ def _read(path: Path) -> tuple[int, dict[str, Any]]:
         header = json.loads(path.read_text())
         if header["format"] != FORMAT:
             raise CheckpointError(f"checkpoint {path.name} has format {header['format']!r}, wanted {FORMAT!r}")
-        data = path.with_name(header["file"])
-        if sha256_file(data) != header["sha256"]:
+        if header.pop("seal") != _seal(header) or path.stem != f"step-{header['step']:08d}":
+            raise CheckpointError(f"checkpoint {path.name} was changed after it was written")
+        # the name follows from the hash, so that no header can send us to another file
+        if header["file"] != f"{path.stem}-{header['sha256'][:8]}.safetensors":
+            raise CheckpointError(f"checkpoint {path.name} names {header['file']!r} as its tensors, which is not its own file")
+        content = path.with_name(header["file"]).read_bytes()
+        if hashlib.sha256(content).hexdigest() != header["sha256"]:
             raise CheckpointError(f"checkpoint {path.name}: its tensors are truncated or were changed")
-        return int(header["step"]), _decode(header["state"], load(data.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return int(header["step"]), _decode(header["state"], load(content))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {path.name} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _seal(header: dict[str, Any]) -> str:
+    """Hash of a header, by which a changed one is known."""
+    return sha256_text(canonical_json(header))
 
 
 def _data_name(path: Path) -> str:
