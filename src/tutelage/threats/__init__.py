@@ -1,11 +1,13 @@
 """Everything that can go wrong with an input: budgets, objectives and the attack engine."""
 
+from tutelage.threats.apgd import APGD
 from tutelage.threats.budgets import L1, L2, Budget, Linf, parse_budget
 from tutelage.threats.engine import FGSM, PGD, AttackResult
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
 from tutelage.threats.suite import Suite, SuiteResult, parse_threat
 
 __all__ = [
+    "APGD",
     "FGSM",
     "L1",
     "L2",

@@ -58,6 +58,13 @@ class Budget(ABC):
         x_adv = self.project(x, x_adv)
         return x_adv if bounds is None else x_adv.clamp(*bounds)
 
+    def box(self, x: Tensor, bounds: tuple[float, float] | None) -> tuple[Tensor, Tensor] | None:
+        """The lowest and highest values inside the budget and the range, each (B, ...), where each coordinate is free.
+
+        Then one clamp does what `project_within` does. None for budgets of any other form.
+        """
+        return None
+
     @abstractmethod
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         """A perturbation drawn uniformly from the budget, drawn on the CPU; shape of x."""
@@ -87,6 +94,13 @@ class Linf(Budget):
     def project(self, x: Tensor, x_adv: Tensor) -> Tensor:
         eps = _per_sample(self.eps, x)
         return x_adv.clamp(x - eps, x + eps)
+
+    def box(self, x: Tensor, bounds: tuple[float, float] | None) -> tuple[Tensor, Tensor] | None:
+        if type(self) is not Linf:
+            return None  # a subclass may project otherwise
+        eps = _per_sample(self.eps, x)
+        low, high = x - eps, x + eps
+        return (low, high) if bounds is None else (low.clamp_(*bounds), high.clamp_(*bounds))
 
     def sample(self, x: Tensor, noise: Noise) -> Tensor:
         return (uniform(x.shape, noise).to(x) * 2 - 1) * _per_sample(self.eps, x)
@@ -185,7 +199,7 @@ BUDGETS: dict[str, type[Budget]] = {"linf": Linf, "l2": L2, "l1": L1}
 def parse_budget(text: str) -> Budget:
     """`linf@8/255` or `l2@0.5` -> a budget. eps must be above 0 here, and below the width of [0, 1] in linf."""
     if not isinstance(text, str):
-        raise InputError("threats", text, "text such as linf@8/255 or l2@0.5")  # type: ignore[unreachable]
+        raise InputError("threats", text, "text such as linf@8/255 or l2@0.5")
     match = re.fullmatch(r"\s*(\w+)@([0-9.eE+-]+)(?:/([0-9.eE+-]+))?\s*", text)
     if not match or match[1].lower() not in BUDGETS:
         raise InputError(

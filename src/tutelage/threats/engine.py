@@ -120,9 +120,10 @@ class PGD:
         batch = AttackBatch(x, labels, target, reference)
         with evaluating(model, verify=False):
             x_adv = self._initial(x, self.budget, generator)
+            box = self._box(x, self.budget)
             for _ in range(self.steps):
                 _, _, grad = self._gradient(model, batch, x_adv)
-                x_adv = self._move(x, x_adv, grad, self.budget)
+                x_adv = self._move(x, x_adv, grad, self.budget, box)
         return x_adv
 
     def run(
@@ -156,7 +157,7 @@ class PGD:
     ) -> AttackResult:
         """`run` with the seed of each sample's noise given, (B,) int64 on the CPU."""
         if not isinstance(model, nn.Module):
-            raise InputError("model", type(model).__name__, "an nn.Module that returns logits")  # type: ignore[unreachable]
+            raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
         check_inputs(x, self.bounds)
         check_labels(y, len(x))
         if self.targeted != (target is not None):
@@ -180,10 +181,8 @@ class PGD:
                 raise InputError(
                     "reference", f"shape {tuple(batch.reference.shape)}", f"the shape of the logits, {tuple(logits.shape)}"
                 )
-            accepted, loss = (
-                _one_each("accept", self.accept(logits, batch), n),
-                _one_each("objective", self.objective(logits, batch), n),
-            )
+            accepted = _one_each("accept", self.accept(logits, batch), n)
+            loss = _one_each("objective", self.objective(logits, batch), n)
             if accepted.dtype != torch.bool:
                 raise InputError("accept", f"a result of dtype {accepted.dtype}", "one bool a sample, True for a success")
             found = AttackResult(batch.x.clone(), accepted, loss, n, 0)
@@ -200,7 +199,7 @@ class PGD:
         self, model: nn.Module, batch: AttackBatch, active: Tensor, noise: Noise, found: AttackResult, *, first: bool
     ) -> None:
         part, budget = batch.take(active), self.budget.take(active)
-        x_adv = self._initial(part.x, budget, noise)
+        x_adv, box = self._initial(part.x, budget, noise), self._box(part.x, budget)
         for step in range(self.steps + 1):
             last = step == self.steps
             if last:
@@ -210,13 +209,13 @@ class PGD:
             else:
                 logits, loss, grad = self._gradient(model, part, x_adv)
                 found.backward += len(active) * self.eot
-                if step == 0 and first and (share := _share_of_zeros(grad)) > 0.05:
+                if step == 0 and first and (share := share_of_zeros(grad)) > 0.05:
                     found.warnings.append(f"the gradient is zero for {share:.0%} of the samples")
             found.forward += len(active) * (1 if last else self.eot)
             broken = _one_each("accept", self.accept(logits, part), len(active))
             if not bool(torch.isfinite(loss).all()):
                 raise InputError("model", "NaN or infinity inside the budget", "finite logits and a finite objective")
-            _keep(found, active, x_adv, loss, broken)
+            keep(found, active, x_adv, loss, broken)
             if last:
                 return
             if self.retire and bool(broken.any()):
@@ -225,7 +224,8 @@ class PGD:
                     return
                 active, part, budget = active[left], part.take(left), budget.take(left)
                 x_adv, grad = x_adv.index_select(0, left), grad.index_select(0, left)
-            x_adv = self._move(part.x, x_adv, grad, budget)
+                box = box and (box[0].index_select(0, left), box[1].index_select(0, left))
+            x_adv = self._move(part.x, x_adv, grad, budget, box)
 
     def _gradient(self, model: nn.Module, batch: AttackBatch, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x_adv = x_adv.detach().requires_grad_()
@@ -244,7 +244,10 @@ class PGD:
             return self._cut(x, x + budget.sample(x, noise), budget)
         return self._cut(x, x + self.start_std * normal(x.shape, noise).to(x), budget)
 
-    def _move(self, x: Tensor, x_adv: Tensor, grad: Tensor, budget: Budget) -> Tensor:
+    def _box(self, x: Tensor, budget: Budget) -> tuple[Tensor, Tensor] | None:
+        return budget.box(x, self.bounds) if self.project is None else None
+
+    def _move(self, x: Tensor, x_adv: Tensor, grad: Tensor, budget: Budget, box: tuple[Tensor, Tensor] | None = None) -> Tensor:
         step: float | Tensor
         if self.step_size is not None:
             step = self.step_size
@@ -252,7 +255,8 @@ class PGD:
             step = (self.relative_step or 2.5 / self.steps) * budget.eps
             if isinstance(step, Tensor):
                 step = step.to(x).reshape(-1, *[1] * (x.dim() - 1))
-        return self._cut(x, (step * budget.steepest(grad)).add_(x_adv), budget)
+        moved = (step * budget.steepest(grad)).add_(x_adv)
+        return self._cut(x, moved, budget) if box is None else moved.clamp_(*box)  # what _cut does, without its passes
 
     def _cut(self, x: Tensor, x_adv: Tensor, budget: Budget) -> Tensor:
         if self.project is not None:
@@ -290,7 +294,7 @@ def _form(value: object) -> str:
     )
 
 
-def _keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, broken: Tensor) -> None:
+def keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, broken: Tensor) -> None:
     """Remember a point if it breaks a sample that was unbroken, or climbs higher in the same state."""
     had, best = found.success[active], found.loss[active]
     better = (broken & ~had) | ((broken == had) & (loss > best))
@@ -302,5 +306,5 @@ def _keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, brok
     found.success[index] = broken[rows]
 
 
-def _share_of_zeros(grad: Tensor) -> float:
+def share_of_zeros(grad: Tensor) -> float:
     return float((grad.flatten(1).abs().amax(1) == 0).float().mean())
