@@ -49,16 +49,18 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
 
 from tutelage.auditing.measure import clean_and_robust
+from tutelage.core.checks import check_callable, check_choice, check_number
 from tutelage.core.errors import InputError
 from tutelage.core.progress import QUIET, Progress
+from tutelage.data.checks import check_in_memory
 from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.data.images import ImageSet
-from tutelage.models.checks import check_inputs, check_labels, check_logits, check_not_probabilities
+from tutelage.models.checks import check_inputs, check_labels, check_not_probabilities, run_model
 from tutelage.models.guard import evaluating
 from tutelage.teaching.balance import EntropyBalancer, LossBalancer
 from tutelage.teaching.divergences import Reduction, entropy, kl
 from tutelage.teaching.fit import Context, FitResult, fit
-from tutelage.teaching.objectives import Attack
+from tutelage.teaching.objectives import Attack, pair
 from tutelage.teaching.schedules import Schedule, multistep
 from tutelage.teaching.teachers import Teacher
 from tutelage.threats.budgets import Budget, Linf
@@ -91,12 +93,21 @@ class MTARDConfig:
     reduction: Reduction = "batchmean"
 
     def __post_init__(self) -> None:
-        if unknown := set(self.balance) - {"loss", "entropy"}:
-            raise InputError("balance", sorted(unknown), "any of loss and entropy")
-        if not 0 <= self.clean_weight <= 1:
-            raise InputError("clean_weight", self.clean_weight, "a weight from 0 to 1")
-        if self.reduction not in ("batchmean", "mean"):
-            raise InputError("reduction", self.reduction, "batchmean or mean")
+        words = [] if isinstance(self.balance, str) or not isinstance(self.balance, Collection) else list(self.balance)
+        if words != [word for word in words if word in ("loss", "entropy")] or len(words) != len(self.balance):
+            raise InputError("balance", self.balance, 'any of loss and entropy, such as ("loss", "entropy")')
+        check_number("clean_weight", self.clean_weight, "a weight from 0 to 1", low=0, high=1)
+        check_number("eta_w", self.eta_w, "a rate from 0 to 1", low=0, high=1)
+        check_number("b", self.b, "a finite number >= 0", low=0)
+        check_number("eta_tau", self.eta_tau, "a finite number >= 0", low=0)
+        bounds = self.temperature_bounds
+        if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+            raise InputError("temperature_bounds", bounds, "a pair (low, high)")
+        for bound in bounds:
+            check_number("temperature_bounds", bound, "finite temperatures above 0", low=1e-6)
+        if bounds[0] > bounds[1]:
+            raise InputError("temperature_bounds", bounds, "the lower temperature first")
+        check_choice("reduction", self.reduction, ("batchmean", "mean"))
 
 
 class MTARD:
@@ -107,8 +118,13 @@ class MTARD:
     """
 
     def __init__(self, teachers: Mapping[str, Teacher], attack: Attack, config: MTARDConfig | None = None) -> None:
-        if set(teachers) != {CLEAN, ROBUST}:
-            raise InputError("teachers", sorted(teachers), "one for each of 'clean' and 'robust'")
+        _check_teachers(teachers)
+        for name, teacher in teachers.items():
+            if not isinstance(teacher, Teacher):
+                raise InputError("teachers", f"{type(teacher).__name__} as {name!r}", "a Teacher: Teacher(model)")
+        check_callable("attack", attack, "an attack such as PGD(Linf(8/255), steps=10)")
+        if config is not None and not isinstance(config, MTARDConfig):
+            raise InputError("config", type(config).__name__, "an MTARDConfig")
         self.teachers, self.attack, self.config = dict(teachers), attack, config or MTARDConfig()
         start = {CLEAN: self.config.clean_weight, ROBUST: 1 - self.config.clean_weight}
         rate_w = self.config.eta_w if "loss" in self.config.balance else 0.0
@@ -118,8 +134,10 @@ class MTARD:
         self._checked, self._classes = False, 0
 
     def __call__(self, student: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor | float]]:
-        x, y = batch
-        if not self._checked:
+        x, y = pair(batch)
+        if self._checked:
+            check_labels(y, len(x), self._classes)
+        else:
             self._check_inputs(student, x, y)
         teacher_clean = self.teachers[CLEAN].query(x).logits
         if not self._checked:
@@ -165,9 +183,10 @@ class MTARD:
     def _check_inputs(self, student: nn.Module, x: Tensor, y: Tensor) -> None:
         """On the first batch, before anything else: ranges, labels, logits."""
         check_inputs(x)
-        check_labels(y, len(x))
+        if any(teacher.model is student for teacher in self.teachers.values()):
+            raise InputError("student", "a model that is also a teacher", "a model of its own, such as copy.deepcopy(teacher)")
         with torch.no_grad(), evaluating(student):
-            logits = check_logits(student(x), len(x), name="student")
+            logits = run_model(student, x, name="student")
         check_not_probabilities(logits, name="student")
         check_labels(y, len(x), logits.shape[1])
         self._classes = logits.shape[1]
@@ -222,6 +241,16 @@ def fit_mtard(
     Raises InputError (before any training) for teachers with other classes, probabilities instead of logits, inputs
     outside [0, 1], labels out of range; SplitError for test data. `fit` says what else it raises.
     """
+    if not isinstance(student, nn.Module):
+        raise InputError("student", type(student).__name__, "an nn.Module that returns logits")
+    if not isinstance(threat, Budget):
+        raise InputError("threat", threat, "a Budget such as Linf(8/255)")
+    if validation is not None and not isinstance(validation, ImageSet):
+        raise InputError("validation", type(validation).__name__, "an ImageSet: as_images(data)")
+    if augment is not None:
+        check_callable("augment", augment, "a function of (x, generator), such as random_flip")
+    _check_teachers(teachers)
+    check_in_memory(loader)
     wrapped = {name: t if isinstance(t, Teacher) else Teacher(t, name=f"{name} teacher") for name, t in teachers.items()}
     if attack is None:
         attack = PGD(threat, steps=10, step_size=_quarter(threat), start="gaussian")
@@ -250,6 +279,13 @@ def fit_mtard(
         progress=progress,
         name="MTARD",
     )
+
+
+def _check_teachers(teachers: object) -> None:
+    names = sorted(map(str, teachers)) if isinstance(teachers, Mapping) else []
+    if names != [CLEAN, ROBUST]:
+        got = names if isinstance(teachers, Mapping) else type(teachers).__name__
+        raise InputError("teachers", got, "one for each of 'clean' and 'robust': {'clean': ..., 'robust': ...}")
 
 
 def _quarter(threat: Budget) -> float:
