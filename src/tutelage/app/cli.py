@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -37,6 +36,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 out = Console(highlight=False)
+# typer may carry a copy of click of its own, whose errors are not those of the package click
+_USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def main() -> None:
@@ -51,10 +52,15 @@ def run(arguments: list[str]) -> int:
     except TutelageError as error:
         _say_error(str(error))
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except _USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            context = getattr(error, "ctx", None)
+            message = " ".join(error.format_message().split()).rstrip(".")
+            _say_error(f"{message} (see `{context.command_path if context else 'tutelage'} --help`)")
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         _say_error("interrupted")
         return 130
     except OSError as error:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -124,6 +125,14 @@ class AuditResult:
         folder = Path(folder)
         if not (folder / "audit.json").is_file():
             raise MissingError(f"{folder} holds no audit (no audit.json)")
+        try:
+            return cls._read(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError("folder", str(folder), f"an audit as `save` writes it ({what})") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> AuditResult:
         about = json.loads((folder / "audit.json").read_text())
         images = load((folder / "examples.safetensors").read_bytes())
         about["rows"] = [AuditRow(**{**row, "ci95": tuple(row["ci95"])}) for row in about["rows"]]

@@ -21,7 +21,7 @@ Scale = Literal["smoke", "claim", "paper"]
 class ClaimConfig(BaseModel):
     """Settings of a claim at one scale; the fields of a subclass are what `--set key=value` may change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,13 @@ class Claim:
             return type(base).model_validate({**base.model_dump(), **changes})
         except ValidationError as error:
             first = error.errors()[0]
-            raise InputError("set", f"{first['loc'][0]}={first['input']}", first["msg"].lower()) from error
+            field = str(first["loc"][0]) if first["loc"] else "settings"
+            raise InputError("set", f"{field}={first['input']}", _wanted(first["msg"])) from error
+
+
+def _wanted(message: str) -> str:
+    """pydantic's "Input should be greater than 0" -> "greater than 0"."""
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")
 
 
 class SentenceResult(BaseModel):
@@ -187,6 +193,8 @@ def get_scale(name: str) -> Scale:
 
 def get_system(slug: str) -> System:
     """The catalogue entry, or an InputError with the nearest names."""
+    if not isinstance(slug, str):
+        raise InputError("slug", type(slug).__name__, "the name of a system of `tutelage list`")
     try:
         return find(slug)
     except KeyError as error:

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from tutelage.claims.claim import Cell, Claim, ClaimConfig, ClaimResult, Row, Scale, load_claim
+from tutelage.claims.claim import Cell, Claim, ClaimConfig, ClaimResult, Row, Scale, get_scale, load_claim
 from tutelage.claims.codehash import code_sha256
 from tutelage.claims.verdict import judge
 from tutelage.core.cache import Cache
+from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment, git_state
 from tutelage.core.errors import InputError, Interrupted, MissingError
-from tutelage.core.files import write_atomic
+from tutelage.core.files import check_folder, write_atomic
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.runs import Run
 
@@ -45,12 +46,15 @@ def run_claim(
     A cell that fails is kept as a failed row; the others go on.
     """
     claim = load_claim(slug)
-    config = claim.config(scale, changes or {})
+    if changes is not None and not isinstance(changes, Mapping):
+        raise InputError("changes", type(changes).__name__, "a mapping of settings, such as {'epochs': '3'}")
+    config = claim.config(get_scale(scale), changes or {})
     units = claim.units[scale] if seeds is None else seeds
-    if units < 1:
-        raise InputError("seeds", units, "at least 1")
-    if jobs < 1:
-        raise InputError("jobs", jobs, "at least 1")
+    check_integer("seeds", units)
+    check_integer("jobs", jobs)
+    if out is not None:
+        out = Path(out)
+        check_folder(out)
     cache = cache or Cache.default()
     sets = claim.data(config)  # a set that is missing is told before anything runs
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -120,7 +124,11 @@ def load_result(path: Path) -> ClaimResult:
     file = path / "result.json" if path.is_dir() else path
     if not file.is_file():
         raise MissingError(f"there is no result at {file}")
-    return ClaimResult.model_validate_json(file.read_text(encoding="utf-8"))
+    try:
+        return ClaimResult.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors, of several lines
+        first = str(error).splitlines()[-1 if len(str(error).splitlines()) < 3 else 2].strip()
+        raise InputError("RUN", str(file), f"a result as `run` writes it ({first})") from error
 
 
 def _rows(

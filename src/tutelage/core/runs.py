@@ -46,7 +46,11 @@ class Run:
 
     @property
     def about(self) -> dict[str, Any]:
-        return dict(json.loads((self.path / "run.json").read_text()))
+        try:
+            found = json.loads((self.path / "run.json").read_text())
+            return {"kind": found["kind"], "config": found["config"], **found}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError("out", str(self.path), f"another folder, as its run.json is none of ours ({error})") from error
 
     def log(self, **values: Any) -> None:
         """Append one line to `metrics.jsonl`."""

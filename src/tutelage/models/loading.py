@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors, write_atomic
@@ -26,6 +26,8 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
     weights: a `.safetensors` file with exactly the names and shapes of the model's state.
     Raises InputError or MissingError before anything is computed.
     """
+    if not isinstance(factory, str):
+        raise InputError("model", type(factory).__name__, "a factory 'package.module:function' or 'file.py:function'")
     module_name, _, attribute = factory.rpartition(":")
     if not module_name or not attribute or (module_name.startswith(".") and not module_name.endswith(".py")):
         raise InputError("model", factory, "a factory 'package.module:function' or 'file.py:function'")
@@ -94,8 +96,17 @@ def _import(name: str) -> object:
         sys.path.remove(here)
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file; names, shapes and finiteness are checked before the model is touched."""
+def load_weights(model: nn.Module, path: Path | str) -> None:
+    """Load a safetensors file; names, shapes, types and finiteness are checked before the model is touched.
+
+    A tensor of another floating-point type is taken if its values are the same in the model's type (float16 in a float32
+    model); one that would be rounded is refused.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError("model", type(model).__name__, "an nn.Module")
+    if not isinstance(path, str | Path):
+        raise InputError("weights", type(path).__name__, "the path of a .safetensors file")
+    path = Path(path)
     if not path.is_file():
         raise MissingError(f"weights: there is no file {path}")
     if path.suffix != ".safetensors":
@@ -114,7 +125,22 @@ def load_weights(model: nn.Module, path: Path) -> None:
             raise InputError("weights", f"{name!r} of shape {tuple(tensor.shape)}", f"shape {tuple(own[name].shape)}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError("weights", f"{name!r} with NaN or infinity", "finite numbers")
+        if not _same_in(tensor, own[name].dtype):
+            kinds = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, own[name].dtype)]
+            wanted = f"values that {kinds[1]} can hold: save the weights in the model's type, or convert the model to theirs"
+            raise InputError("weights", f"{name!r} in {kinds[0]} for a {kinds[1]} model", wanted)
     model.load_state_dict(given)
+
+
+def _same_in(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether no value changes in `dtype`. Whole numbers and floating-point ones are not taken for each other."""
+    if tensor.dtype == dtype:
+        return True
+    if not (tensor.is_floating_point() and dtype.is_floating_point):
+        both_whole = not (tensor.is_floating_point() or tensor.is_complex() or dtype.is_floating_point or dtype.is_complex)
+        if not both_whole or torch.bool in (tensor.dtype, dtype):
+            return False
+    return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
