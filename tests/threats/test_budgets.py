@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tutelage.core.errors import InputError
@@ -278,15 +278,23 @@ def test_bad_budget_strings(text: str) -> None:
 @light
 @given(st.sampled_from(["linf", "l2", "l1", "Linf", "L2", "L1"]), st.integers(1, 999), st.integers(1, 999))
 def test_fractions_are_divided(norm: str, numerator: int, denominator: int) -> None:
+    assume(norm.lower() != "linf" or numerator < denominator)  # wider than all pixels: refused
     budget = parse_budget(f"{norm}@{numerator}/{denominator}")
     assert budget.eps == numerator / denominator
     assert budget.norm == norm.lower()
+
+
+@pytest.mark.parametrize("text", ["linf@1", "linf@8", "linf@255/255"])
+def test_linf_budgets_as_wide_as_all_pixels_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="below 1, as pixels are in"):
+        parse_budget(text)
 
 
 @light
 @given(st.sampled_from([Linf, L2, L1]), st.one_of(st.integers(1, 255).map(lambda i: i / 255), st.floats(1e-4, 100)))
 @example(Linf, 8 / 255)
 def test_a_budget_can_be_read_back_from_its_name(norm: type[Budget], eps: float) -> None:
+    assume(norm is not Linf or eps < 1)
     read = parse_budget(str(norm(eps)))
     assert type(read) is norm
     assert read.eps == pytest.approx(eps, rel=1e-5)  # six digits are shown

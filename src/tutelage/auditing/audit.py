@@ -27,7 +27,7 @@ from tutelage.models.checks import check_labels, check_logits, look_like_probabi
 from tutelage.models.guard import evaluating
 from tutelage.models.loading import fingerprint
 from tutelage.threats.budgets import Budget
-from tutelage.threats.engine import PGD
+from tutelage.threats.engine import PGD, Attack
 from tutelage.threats.objectives import margin
 from tutelage.threats.suite import Suite, parse_threat
 
@@ -40,7 +40,7 @@ def audit(
     model: nn.Module,
     data: Images,
     *,
-    threats: Sequence[str | Budget | PGD | Suite] = ("linf@8/255",),
+    threats: Sequence[str | Budget | Attack | Suite] = ("linf@8/255",),
     slices: Mapping[str, Sequence[int] | Tensor] | None = None,
     n: int | None = None,
     batch_size: int = 256,
@@ -58,7 +58,7 @@ def audit(
     data: labelled images: a path (folder of class folders, .npz, .parquet), an ImageSet, (images, labels), a Dataset or
         a DataLoader.
     threats: budgets (`Linf(8/255)`, or "linf@8/255": the standard suite), single attacks ("fgsm:linf@8/255",
-        "pgd-50:l2@0.5", a `PGD`) or suites. Budgets are in input units, pixels in [0, 1].
+        "pgd-50:l2@0.5", a `PGD` or another attack) or suites. Budgets are in input units, pixels in [0, 1].
     slices: name -> positions (or a mask) of a part of the data to report apart. n: use n samples, class shares kept.
     curve: also sweep eps, on at most 500 samples. force: go on although the sanity check fails.
     state: a folder for finished parts. After a kill or Ctrl-C the same call takes them over, and the result is the one of
@@ -169,12 +169,12 @@ def _kept(
             ) from error
 
 
-def _suite(threat: str | Budget | PGD | Suite) -> Suite:
+def _suite(threat: str | Budget | Attack | Suite) -> Suite:
     if isinstance(threat, str):
         return parse_threat(threat)
     if isinstance(threat, Budget):
         suite = Suite.standard(threat)
-    elif isinstance(threat, PGD):
+    elif isinstance(threat, Attack):
         suite = Suite(threat.budget, ((threat.name, threat),))
     elif isinstance(threat, Suite):
         suite = threat
@@ -360,17 +360,5 @@ def _examples(
 def _describe(suite: Suite) -> dict[str, object]:
     return {
         "budget": str(suite.budget),
-        "attacks": [
-            {
-                "name": name,
-                "steps": attack.steps,
-                "restarts": attack.restarts,
-                "step_size": attack.step_size
-                if attack.step_size is not None
-                else f"{attack.relative_step or 2.5 / attack.steps:g} eps",
-                "start": attack.start,
-                "eot": attack.eot,
-            }
-            for name, attack in suite.attacks
-        ],
+        "attacks": [{"name": name, **attack.settings} for name, attack in suite.attacks],
     }

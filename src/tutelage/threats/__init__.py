@@ -2,7 +2,7 @@
 
 from tutelage.threats.apgd import APGD
 from tutelage.threats.budgets import L1, L2, Budget, Linf, parse_budget
-from tutelage.threats.engine import FGSM, PGD, AttackResult
+from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
 from tutelage.threats.suite import Suite, SuiteResult, parse_threat
 
@@ -12,6 +12,7 @@ __all__ = [
     "L1",
     "L2",
     "PGD",
+    "Attack",
     "AttackBatch",
     "AttackResult",
     "Budget",

@@ -111,6 +111,10 @@ class APGD(PGD):
     def name(self) -> str:
         return "A" + super().name
 
+    @property
+    def settings(self) -> dict[str, object]:
+        return {**super().settings, "step_size": "its own"}
+
     def _climb(
         self, model: nn.Module, batch: AttackBatch, active: Tensor, noise: Noise, found: AttackResult, *, first: bool
     ) -> None:

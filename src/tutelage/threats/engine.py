@@ -8,6 +8,7 @@ forward and backward passes. Both hold the model in evaluation mode and hand it 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -47,43 +48,26 @@ class AttackResult:
 
 
 @dataclass(frozen=True)
-class PGD:
-    """Projected gradient ascent in a budget (Madry et al. 2018): x <- P(x + step_size * steepest(grad)).
+class Attack(ABC):
+    """What every attack shares: geometry, goal, checks before, bookkeeping, verification after. The search is `_climb`.
 
-    step_size: in input units; without it, `relative_step` times eps (default 2.5 / steps). start: "uniform" in the
-    budget, "gaussian" noise of standard deviation `start_std` (then projected), or "clean". objective: maximised; called
-    on (outputs, batch), gives (B,). restarts: independent starts, each on what is still unbroken. targeted: `run` and
-    the call then need `target`. bounds: the range of valid inputs, None for none. eot: gradients summed over that many
-    passes, for randomised models. project(x, x_adv): a further constraint, applied before the budget. accept(outputs,
-    batch): success, (B,) bool. retire=False keeps broken samples in the batch and goes on climbing.
+    budget: where it may move. objective: maximised; called on (outputs, batch), gives (B,). restarts: independent starts,
+    each on what is still unbroken. targeted: `run` then needs `target`. bounds: the range of valid inputs, None for none.
+    accept(outputs, batch): success, (B,) bool. retire=False keeps broken samples in the search.
     """
 
     budget: Budget
-    steps: int = 20
-    step_size: float | None = None
-    relative_step: float | None = None
-    objective: Objective = cross_entropy
-    restarts: int = 1
-    start: Start = "uniform"
-    start_std: float = 0.001
-    targeted: bool = False
-    bounds: tuple[float, float] | None = (0.0, 1.0)
-    retire: bool = True
-    eot: int = 1
-    project: Callable[[Tensor, Tensor], Tensor] | None = None
-    accept: Callable[[Tensor, AttackBatch], Tensor] = misclassified
+    objective: Objective = field(default=cross_entropy, kw_only=True)
+    restarts: int = field(default=1, kw_only=True)
+    targeted: bool = field(default=False, kw_only=True)
+    bounds: tuple[float, float] | None = field(default=(0.0, 1.0), kw_only=True)
+    retire: bool = field(default=True, kw_only=True)
+    accept: Callable[[Tensor, AttackBatch], Tensor] = field(default=misclassified, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, Budget):
             raise InputError("budget", self.budget, "a Budget such as Linf(8/255)")
-        for name, value in (("steps", self.steps), ("restarts", self.restarts), ("eot", self.eot)):
-            check_integer(name, value)
-        if self.step_size is not None:
-            check_positive("step_size", self.step_size, "a number > 0, in input units")
-        if self.relative_step is not None:
-            check_positive("relative_step", self.relative_step, "a number > 0, in units of eps")
-        check_choice("start", self.start, get_args(Start))
-        check_number("start_std", self.start_std, "a number >= 0, in input units", low=0)
+        check_integer("restarts", self.restarts)
         if self.bounds is not None:
             if not isinstance(self.bounds, tuple | list) or len(self.bounds) != 2:
                 raise InputError("bounds", self.bounds, "a pair (lowest, highest) of valid inputs, or None")
@@ -93,38 +77,21 @@ class PGD:
                 raise InputError("bounds", self.bounds, "the lowest valid input first, then the highest")
         check_callable("objective", self.objective, "a function of (outputs, batch) that gives one number a sample")
         check_callable("accept", self.accept, "a function of (outputs, batch) that gives one bool a sample")
-        if self.project is not None:
-            check_callable("project", self.project, "a function of (x, x_adv) that gives inputs of the same shape")
 
     @property
-    def name(self) -> str:
-        base = f"PGD-{self.steps}" + (f" x{self.restarts}" if self.restarts > 1 else "")
-        return f"{base} {self.objective.__name__}" if hasattr(self.objective, "__name__") else base
+    @abstractmethod
+    def name(self) -> str: ...
 
-    def __call__(
-        self,
-        x: Tensor,
-        y: Tensor | None = None,
-        *,
-        model: nn.Module,
-        generator: Noise,
-        target: Tensor | None = None,
-        reference: Tensor | None = None,
-    ) -> Tensor:
-        """The last iterate from one start: x' (B, ...) inside the budget, after `steps` forward and backward passes.
+    @property
+    def settings(self) -> dict[str, object]:
+        """What a report says of the attack, besides its name and budget."""
+        return {"restarts": self.restarts}
 
-        Nothing is checked, retired or verified: this is the inner loop of training. y may be missing for an objective
-        that does not use labels.
-        """
-        labels = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
-        batch = AttackBatch(x, labels, target, reference)
-        with evaluating(model, verify=False):
-            x_adv = self._initial(x, self.budget, generator)
-            box = self._box(x, self.budget)
-            for _ in range(self.steps):
-                _, _, grad = self._gradient(model, batch, x_adv)
-                x_adv = self._move(x, x_adv, grad, self.budget, box)
-        return x_adv
+    @abstractmethod
+    def _climb(
+        self, model: nn.Module, batch: AttackBatch, active: Tensor, noise: Noise, found: AttackResult, *, first: bool
+    ) -> None:
+        """One search, from one start, of the samples `active` (indices into batch); what it finds goes to `found`."""
 
     def run(
         self,
@@ -195,6 +162,81 @@ class PGD:
             self._climb(model, batch, active, noise, found, first=restart == 0)
         return found
 
+    def _verify(self, x: Tensor, x_adv: Tensor) -> None:
+        eps = torch.as_tensor(self.budget.eps).to(x)
+        excess = float((self.budget.size(x, x_adv) - eps * (1 + TOLERANCE)).max())
+        if excess > TOLERANCE * max(1.0, float(x.abs().max())):
+            raise AttackError(f"{self.name}: a point is {excess:.3g} outside its budget {self.budget}")
+        if self.bounds is not None:
+            check_inputs(x_adv, self.bounds, name="x_adv")
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent in a budget (Madry et al. 2018): x <- P(x + step_size * steepest(grad)).
+
+    step_size: in input units; without it, `relative_step` times eps (default 2.5 / steps). start: "uniform" in the
+    budget, "gaussian" noise of standard deviation `start_std` (then projected), or "clean". eot: gradients summed over
+    that many passes, for randomised models. project(x, x_adv): a further constraint, applied before the budget. The other
+    fields are those of `Attack`; a call needs `target`, too, if the attack is targeted.
+    """
+
+    steps: int = 20
+    step_size: float | None = None
+    relative_step: float | None = None
+    start: Start = "uniform"
+    start_std: float = 0.001
+    eot: int = 1
+    project: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("steps", self.steps)
+        check_integer("eot", self.eot)
+        if self.step_size is not None:
+            check_positive("step_size", self.step_size, "a number > 0, in input units")
+        if self.relative_step is not None:
+            check_positive("relative_step", self.relative_step, "a number > 0, in units of eps")
+        check_choice("start", self.start, get_args(Start))
+        check_number("start_std", self.start_std, "a number >= 0, in input units", low=0)
+        if self.project is not None:
+            check_callable("project", self.project, "a function of (x, x_adv) that gives inputs of the same shape")
+
+    @property
+    def name(self) -> str:
+        base = f"PGD-{self.steps}" + (f" x{self.restarts}" if self.restarts > 1 else "")
+        return f"{base} {self.objective.__name__}" if hasattr(self.objective, "__name__") else base
+
+    @property
+    def settings(self) -> dict[str, object]:
+        step = self.step_size if self.step_size is not None else f"{self.relative_step or 2.5 / self.steps:g} eps"
+        return {**super().settings, "steps": self.steps, "step_size": step, "start": self.start, "eot": self.eot}
+
+    def __call__(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        model: nn.Module,
+        generator: Noise,
+        target: Tensor | None = None,
+        reference: Tensor | None = None,
+    ) -> Tensor:
+        """The last iterate from one start: x' (B, ...) inside the budget, after `steps` forward and backward passes.
+
+        Nothing is checked, retired or verified: this is the inner loop of training. y may be missing for an objective
+        that does not use labels.
+        """
+        labels = torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
+        batch = AttackBatch(x, labels, target, reference)
+        with evaluating(model, verify=False):
+            x_adv = self._initial(x, self.budget, generator)
+            box = self._box(x, self.budget)
+            for _ in range(self.steps):
+                _, _, grad = self._gradient(model, batch, x_adv)
+                x_adv = self._move(x, x_adv, grad, self.budget, box)
+        return x_adv
+
     def _climb(
         self, model: nn.Module, batch: AttackBatch, active: Tensor, noise: Noise, found: AttackResult, *, first: bool
     ) -> None:
@@ -264,14 +306,6 @@ class PGD:
             if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
                 raise InputError("project", _form(x_adv), f"inputs of the same shape, {tuple(x.shape)}")
         return budget.project_within(x, x_adv, self.bounds)
-
-    def _verify(self, x: Tensor, x_adv: Tensor) -> None:
-        eps = torch.as_tensor(self.budget.eps).to(x)
-        excess = float((self.budget.size(x, x_adv) - eps * (1 + TOLERANCE)).max())
-        if excess > TOLERANCE * max(1.0, float(x.abs().max())):
-            raise AttackError(f"{self.name}: a point is {excess:.3g} outside its budget {self.budget}")
-        if self.bounds is not None:
-            check_inputs(x_adv, self.bounds, name="x_adv")
 
 
 def FGSM(budget: Budget, *, objective: Objective = cross_entropy, targeted: bool = False) -> PGD:  # noqa: N802

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.core.errors import InputError
 from tutelage.models.checks import check_inputs, check_labels
 from tutelage.threats.budgets import Budget, parse_budget
-from tutelage.threats.engine import FGSM, PGD, AttackResult
+from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
 from tutelage.threats.objectives import margin
 
 # Between the seeds of two attacks of a suite; small, because torch's CPU generator reads only the low 32 bits of a seed.
@@ -40,7 +40,7 @@ class Suite:
     """Named attacks within one budget. `Suite.standard(budget)` is what a bare budget in an audit means."""
 
     budget: Budget
-    attacks: tuple[tuple[str, PGD], ...]
+    attacks: tuple[tuple[str, Attack], ...]
     label: str = ""
 
     @classmethod
