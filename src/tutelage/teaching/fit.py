@@ -394,7 +394,7 @@ class _Training:
             "objective": _state_of(self.objective),
             "average": gathered(self.average.state) if self.average else None,
             "generator": self.generator.get_state(),
-            "rng": rng_state(),
+            "rng": self.processes.common or rng_state(),
             "best": self.result.best,
             "best_state": self.best_state,
             "epochs": self.result.epochs,

@@ -8,6 +8,7 @@ BatchNorm. With one process everything here is the identity.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections import deque
@@ -80,6 +81,10 @@ class Processes:
         if self.count == 1 or str(self.accelerator.distributed_type.value) in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             model, optimizer = self.accelerator.prepare(model, optimizer)
             return model, optimizer
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # set by its plugin, which Accelerate leaves out on CPUs
+            raise InputError(
+                "accelerator", "a sharding plugin without effect here", "GPUs, or a model that fully_shard has cut"
+            )
         if isinstance(model, nn.parallel.DistributedDataParallel):
             raise InputError("model", "a DistributedDataParallel", "the module itself, which fit makes parallel")
         # evaluation mode: no DistributedDataParallel around the model; see `parallel`
@@ -144,7 +149,7 @@ class Processes:
             yield from loader
             return
         iterator = iter(loader)
-        for index in range(len(loader)):
+        for index in itertools.count():  # to the very end: a sampler may draw once more after its last batch
             if index:
                 self._own_generators(epoch, index)
             try:
