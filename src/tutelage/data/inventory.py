@@ -100,7 +100,9 @@ def _checks(entries: Sequence[Entry], progress: Progress) -> Iterator[Check]:
                 yield _check_bundled()
             elif entry.kind == "weights":
                 for place in entry.places:
-                    yield from (_check_file(entry.name, Path(place.folder) / f.name, f) for f in HOMES[entry.name].files)
+                    cached = place.where == "cache"
+                    for file in HOMES[entry.name].files:
+                        yield _check_file(entry.name, Path(place.folder) / file.name, file, cached)
             else:
                 for split in SETS[entry.name].rows:
                     for found in find_split(entry.name, split):
@@ -171,9 +173,9 @@ def _check_bundled() -> Check:
         return Check(BUNDLED, path.name, path, got, rows, "", damage)
 
 
-def _check_file(name: str, path: Path, file: File) -> Check:
+def _check_file(name: str, path: Path, file: File, cached: bool) -> Check:
     got = sha256_file(path)
-    return Check(name, file.name, path, got, 0, "", "" if got == file.sha256 else _mend(name, path, file))
+    return Check(name, file.name, path, got, 0, "", "" if got == file.sha256 else _mend(name, path, file, cached))
 
 
 def _check_split(name: str, split: str, found: Found) -> list[Check]:
@@ -183,7 +185,7 @@ def _check_split(name: str, split: str, found: Found) -> list[Check]:
     for path in found.paths:
         file, got = published.get(path.name), sha256_file(path)
         same = file is not None and got == file.sha256
-        damage = _mend(name, path, file) if found.cached and file and not same else ""
+        damage = _mend(name, path, file, True) if found.cached and file and not same else ""
         results.append(Check(name, path.name, path, got, 0, "" if same or damage else "not a published file", damage))
     rows, remark, damage = _content(name, split, found)
     first = results[0]
@@ -204,7 +206,7 @@ def _content(name: str, split: str, found: Found) -> tuple[int, str, str]:
     )
 
 
-def _mend(name: str, path: Path, file: File) -> str:
+def _mend(name: str, path: Path, file: File, cached: bool) -> str:
     size = path.stat().st_size
     what = f"{size} bytes, wanted {file.size}" if size != file.size else f"SHA-256 should be {file.sha256}"
-    return f"{what}; `tutelage data get {name}` mends the cache"
+    return f"{what}; `tutelage data get {name}` {'mends it' if cached else 'brings it once this one is removed'}"
