@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -219,3 +221,22 @@ def test_ctrl_c_leaves_the_part_and_the_list_shows_it(
     assert "MB so far" in capsys.readouterr().out
     assert run(["data", "get", "minilm"]) == 0
     assert server.log[-2].range == f"bytes={there}-"
+
+
+def test_the_page_of_data_is_true(server: Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its commands and its Python run; its table has every name; nothing is fetched."""
+    page = (root / "docs" / "data.md").read_text()
+    for language, code in re.findall(r"```(sh|python)\n(.*?)```", page, flags=re.S):
+        if language == "python":
+            exec(compile(code, "data.md", "exec"), {})
+        else:
+            for line in code.strip().splitlines():
+                assert run(shlex.split(line)[1:]) == 0, line
+    shown = capsys.readouterr().out
+    assert "Fashion-MNIST subset (bundled) 10000" in shown
+    assert "`tutelage data get mnist`" in shown
+    assert server.log == []
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([\d-]+) \|", page, flags=re.M))
+    assert list(rows) == NAMES
+    for name in ("fashion-mnist", "cifar10", "smollm2-135m"):
+        assert int(rows[name]) == round(HOMES[name].size / 1e6)
