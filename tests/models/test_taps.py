@@ -382,6 +382,7 @@ def test_what_was_not_called_or_not_tapped_says_so() -> None:
     with pytest.raises(InputError, match="wanted one of the taps: 'spare', 'head'"):
         seen["stem"]
     assert list(seen) == ["head"]
+    assert (seen.get("spare"), seen.get("stem", 3), dict(seen)["head"].shape) == (None, 3, (1, 3))
 
 
 # Split

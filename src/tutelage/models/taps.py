@@ -61,6 +61,11 @@ class Seen(Mapping[str, Any]):
             values.append(value)
         return values if self._calls == "all" else values[-1]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:  # not reached yet: no error here
+            return default
+        return self[name]
+
     def __contains__(self, name: object) -> bool:
         return name in self._records
 
@@ -190,7 +195,7 @@ def split_head(model: nn.Module, x: Any, *, name: str | None = None, output: str
     with evaluating(model), torch.no_grad():
         logits, again = _pick(_call(model, x), output), head(features(x))
     if not _same(again, logits):
-        gap = float((again.double() - logits.double()).abs().max())
+        gap = float((_plain(again) - _plain(logits)).abs().max())
         raise InputError(
             "model", f"head(features(x)) that differs from model(x) by {gap:.3g}", "a model that repeats itself on one batch"
         )
@@ -286,7 +291,7 @@ def _linear(call: _Call) -> bool:
     scale = float(h.abs().max()) or 1.0
     a, b = (torch.randn(h.shape, generator=generator).to(h) * scale for _ in range(2))
     try:
-        at_a, at_b, at_sum, at_zero = (module(point).double() for point in (a, b, a + b, torch.zeros_like(h)))
+        at_a, at_b, at_sum, at_zero = (_plain(module(point)) for point in (a, b, a + b, torch.zeros_like(h)))
     except Exception:  # a whole net may refuse such inputs; then it is no linear map either
         return False
     size = max(float(value.abs().max()) for value in (at_a, at_b, at_sum, at_zero))
@@ -298,9 +303,13 @@ def _same(made: object, logits: Tensor) -> bool:
     """Equal up to flatten and float error."""
     if not isinstance(made, Tensor) or made.dim() == 0 or made.shape[0] != logits.shape[0] or made.numel() != logits.numel():
         return False
-    a, b = made.reshape(logits.shape).double(), logits.double()
+    a, b = _plain(made.reshape(logits.shape)), _plain(logits)
     precision = max(torch.finfo(t.dtype).eps if t.is_floating_point() else 0.0 for t in (made, logits))
     return bool(((a - b).abs() <= 100 * precision * max(float(b.abs().max()), 1e-30)).all())
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()  # some accelerators have no float64
 
 
 def _call(model: nn.Module, x: Any) -> Any:
