@@ -146,7 +146,7 @@ class Processes:
         saved of them; `rejoin` gives the common ones back.
         """
         if self.count == 1:
-            yield from loader
+            yield from _begun(loader)
             return
         iterator = iter(loader)
         for index in itertools.count():  # to the very end: a sampler may draw once more after its last batch
@@ -250,7 +250,7 @@ class _Split:
 
     def __iter__(self) -> Iterator[Any]:
         self.shares.clear()
-        for batch in self.inner:
+        for batch in _begun(self.inner):
             if self.picked:
                 self.processes.share = self.shares.popleft()
                 yield batch
@@ -278,6 +278,17 @@ class _Picked:
             share = share_of(len(batch), self.processes.rank, self.processes.count)
             self.shares.append(share)
             yield batch[share.start : share.stop]
+
+
+def _begun(loader: Any) -> Iterator[Any]:
+    """`iter(loader)`, drawing the same from the generator of its order whether or not its workers persist.
+
+    Persistent workers keep the seed that other loaders draw anew for each epoch; the order of the next epoch would then
+    depend on which process began, so that no training with them could be resumed.
+    """
+    if isinstance(loader, DataLoader) and loader.persistent_workers and loader._iterator is not None:
+        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)
+    return iter(loader)
 
 
 def _index_batches(loader: Any) -> Any:
