@@ -216,6 +216,20 @@ def test_bootstrap_of_a_mean_stays_between_the_extremes(values: list[float], see
 
 
 @light
+@given(st.lists(st.tuples(st.integers(-99, 99), st.integers(-99, 99)), min_size=2, max_size=20), st.integers(-50, 50))
+def test_paired_t_is_antisymmetric_and_sees_differences_only(pairs: list[tuple[int, int]], shift: int) -> None:
+    a, b = np.array(pairs, dtype=float).T
+    result, swapped, moved = stats.paired_t(a, b), stats.paired_t(b, a), stats.paired_t(a + shift, b + shift)
+    assert moved == result
+    assert swapped.difference == -result.difference
+    assert (swapped.interval.lo, swapped.interval.hi) == (-result.interval.hi, -result.interval.lo)
+    assert swapped.p_value == result.p_value
+    excluded = result.interval.lo > 0 or result.interval.hi < 0
+    if abs(result.p_value - 0.05) > 1e-9:
+        assert excluded == (result.p_value < 0.05)
+
+
+@light
 @given(
     st.lists(st.integers(-1000, 1000).map(lambda i: i / 8), min_size=2, max_size=12),
     st.integers(0, 100),

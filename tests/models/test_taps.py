@@ -441,6 +441,19 @@ def test_the_model_comes_back_as_it_was() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_a_net_that_checks_its_images_only_gets_the_batch() -> None:
+    class Careful(TimmLike):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            return super().forward(x)
+
+    calls: list[Tensor] = []
+    x = torch.rand(2, 1, 8, 8)
+    assert find_head(Careful(), x) == "head"
+    assert len(calls) == 1
+    assert calls[0] is x
+
+
 def test_a_head_is_linear_by_hand() -> None:
     model = ConvHead().eval()
     split = split_head(model, torch.rand(2, 1, 4, 4))

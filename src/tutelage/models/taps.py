@@ -247,15 +247,15 @@ def _locate(model: nn.Module, x: Any, name: str | None, output: str | int | None
                 hooks.callback(module.register_forward_hook(hook(key), with_kwargs=True).remove)
             logits = _pick(_call(model, x), output)
         makers = [call for call in done if _of_one_tensor(call) and _same(call.output, logits)]
-        if name is None:  # hooks of inner modules run first
-            heads = [call for call in makers if _handed_on(call.output, logits) and _linear(call) and _repeats(call)][:1]
-        else:
-            heads = [call for call in makers if _repeats(call)][-1:]
-        inside = None
-        if not heads:
-            inside = next((c for c in makers if c.name and _handed_on(c.output, logits) and _repeats(c)), None)
-    if heads:
-        head = heads[0]
+        handed_on = [call for call in makers if _handed_on(call.output, logits)]
+        head = inside = None
+        if name is not None:
+            head = next((call for call in reversed(makers) if _repeats(call)), None)
+        else:  # hooks of inner modules run first; whole nets are not tried where an inner module is the head
+            head = next((call for call in handed_on if _linear(call) and _repeats(call)), None)
+            if head is None:
+                inside = next((call for call in handed_on if call.name and _repeats(call)), None)
+    if head is not None:
         return _Found(head.name, head.module, head.number, head.args[0], head.output, logits)
     if name is not None:
         got = name if done else f"{name}, which the model does not call"
