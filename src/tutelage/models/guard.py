@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from tutelage.core.errors import ModelChanged
+from tutelage.core.errors import InputError, ModelChanged
 
 
 @contextmanager
@@ -19,6 +19,8 @@ def evaluating(model: nn.Module, *, verify: bool = True) -> Iterator[nn.Module]:
     put back and reported as `ModelChanged`. Every module keeps its own mode: a frozen BatchNorm in a model that trains
     is still frozen afterwards.
     """
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise InputError("model", "weights on the meta device, which holds no numbers", "a model whose weights are loaded")
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     buffers = [(name, buffer, buffer.clone()) for name, buffer in model.named_buffers()] if verify else []
