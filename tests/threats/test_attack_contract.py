@@ -18,10 +18,12 @@ from tutelage.threats import (
     L1,
     L2,
     PGD,
+    Attack,
     AttackBatch,
     AttackResult,
     Budget,
     Linf,
+    Square,
     Suite,
     SuiteResult,
     cross_entropy,
@@ -30,7 +32,7 @@ from tutelage.threats import (
 )
 
 STEPS, RESTARTS = 4, 2
-ATTACKS: dict[str, Callable[[Budget], PGD]] = {
+ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "FGSM": FGSM,
     "PGD CE": lambda budget: PGD(budget, STEPS, restarts=RESTARTS),
     "PGD margin": lambda budget: PGD(budget, STEPS, restarts=RESTARTS, objective=margin),
@@ -38,6 +40,7 @@ ATTACKS: dict[str, Callable[[Budget], PGD]] = {
     "PGD targeted": lambda budget: PGD(budget, STEPS, restarts=RESTARTS, targeted=True),
     "PGD eot": lambda budget: PGD(budget, STEPS, restarts=RESTARTS, eot=2),
     "APGD CE": lambda budget: APGD(budget, STEPS, restarts=RESTARTS),
+    "Square": lambda budget: Square(budget, queries=STEPS, restarts=RESTARTS),
     "APGD margin": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=margin),
 }
 NAMES = [*ATTACKS, "suite"]
@@ -110,14 +113,14 @@ def make(kind: str) -> Case:
     return Case(model, x, y, target, logits, start)
 
 
-def build(name: str, budget: Budget, **changes: Any) -> PGD | Suite:
+def build(name: str, budget: Budget, **changes: Any) -> Attack | Suite:
     if name == "suite":
         suite = Suite.standard(budget)
         return replace(suite, attacks=tuple((title, replace(attack, **changes)) for title, attack in suite.attacks))
     return replace(ATTACKS[name](budget), **changes)
 
 
-def run(name: str, attack: PGD | Suite, case: Case, generator: torch.Generator | int = 11) -> AttackResult:
+def run(name: str, attack: Attack | Suite, case: Case, generator: torch.Generator | int = 11) -> AttackResult:
     source = torch.Generator().manual_seed(generator) if isinstance(generator, int) else generator
     if name == "PGD KL":
         return attack.run(case.model, case.x, case.y, source, reference=case.reference)
@@ -150,7 +153,7 @@ def logits_of(case: Case, x: Tensor) -> Tensor:
 
 def objective_at(name: str, case: Case, x: Tensor) -> Tensor:
     batch = AttackBatch(case.x, case.y, case.target if name == "PGD targeted" else None, case.reference)
-    objective = {"PGD margin": margin, "APGD margin": margin, "suite": margin, "PGD KL": kl_to_reference}.get(
+    objective = {"PGD margin": margin, "APGD margin": margin, "Square": margin, "suite": margin, "PGD KL": kl_to_reference}.get(
         name, cross_entropy
     )
     return objective(logits_of(case, x), batch)
@@ -288,6 +291,9 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
         assert all_of_it.backward == sum(stage.backward for stage in all_of_it.stages)
     else:
         restarts, steps, eot = (1, 1, 1) if name == "FGSM" else (RESTARTS, STEPS, 2 if name == "PGD eot" else 1)
+        if name == "Square":
+            assert (all_of_it.forward, all_of_it.backward) == (n + RESTARTS * n * STEPS, 0)
+            return
         ascents = 3 if name.startswith("APGD") and norm == "l1" else 1  # in balls of 3, 2 and 1 eps; each ends with a look
         assert all_of_it.forward == n + restarts * n * (steps * eot + ascents)
         assert all_of_it.backward == restarts * n * steps * eot

@@ -4,6 +4,7 @@ from tutelage.threats.apgd import APGD
 from tutelage.threats.budgets import L1, L2, Budget, Linf, parse_budget
 from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
+from tutelage.threats.square import Square
 from tutelage.threats.suite import Suite, SuiteResult, parse_threat
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "AttackResult",
     "Budget",
     "Linf",
+    "Square",
     "Suite",
     "SuiteResult",
     "cross_entropy",
