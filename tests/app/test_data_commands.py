@@ -101,7 +101,7 @@ def test_the_data_folder_comes_first_and_get_says_so(
     own.mkdir(parents=True)
     np.savez(own / "test.npz", image=np.zeros((10_000, 28, 28), np.uint8), label=np.zeros(10_000, np.uint8))
     assert run(["data", "list"]) == 0
-    assert "$TUTELAGE_DATA (test only)" in capsys.readouterr().out
+    assert re.search(r"^mnist .*\$TUTELAGE_DATA\s*\n\s.* test only\s*$", capsys.readouterr().out, flags=re.M)
     assert run(["data", "get", "mnist"]) == 0
     assert f"note: {own} ($TUTELAGE_DATA) is looked at before the cache" in capsys.readouterr().out
     assert [place["where"] for place in listed(capsys)["mnist"]["places"]] == ["$TUTELAGE_DATA", "cache"]

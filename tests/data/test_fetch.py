@@ -250,6 +250,15 @@ def test_a_file_of_another_length_is_not_even_begun(server: Server, tmp_path: Pa
     assert left(tmp_path) == []
 
 
+def test_a_part_longer_than_what_the_server_has(server: Server, tmp_path: Path) -> None:
+    server.files["/a/data.bin"] = CONTENT[:500]
+    (tmp_path / "data.bin.part").write_bytes(CONTENT[:1000])
+    with pytest.raises(FetchError, match=r"data\.bin has 500 bytes there, wanted 300000"):
+        fetch("thing", tmp_path, homes=one(server), patience=SWIFT)
+    assert [r.range for r in server.log] == ["bytes=1000-", ""]  # 416 to the first: the part went
+    assert left(tmp_path) == []
+
+
 def test_a_file_without_end_is_stopped_at_the_length_it_should_have(server: Server, tmp_path: Path) -> None:
     server.faults["/a/data.bin"] = [instead(CONTENT * 20, length=False)]
     with pytest.raises(FetchError, match=r"data\.bin has more than 300000 bytes there"):
@@ -442,6 +451,21 @@ def test_an_archive_that_was_cut_goes_on_at_its_second_address(server: Server, t
         ("/thing.tar.gz", ""), ("/thing.tar.gz", "bytes=1000-"), ("/copy/thing.tar.gz", "bytes=1000-"),
     ]  # fmt: skip
     assert left(tmp_path) == ["data.bin"]
+
+
+def test_an_archive_that_is_there_is_only_unpacked(server: Server, tmp_path: Path) -> None:
+    archive = tar_gz(**{"data.bin": CONTENT})
+    homes = packed(server, archive, **{"data.bin": CONTENT})
+    (tmp_path / "thing.tar.gz").write_bytes(archive)  # killed between the two steps
+    fetch("thing", tmp_path, homes=homes, patience=SWIFT)
+    assert server.log == []
+    assert left(tmp_path) == ["data.bin"]
+
+
+def test_an_archive_that_nobody_has(server: Server, tmp_path: Path) -> None:
+    homes = packed(server, tar_gz(), server.url + "one", server.url + "two", **{"data.bin": CONTENT})
+    with pytest.raises(FetchError, match=r"thing\.tar\.gz: 127.*HTTP 404 Not Found; 127.*HTTP 404 Not Found"):
+        fetch("thing", tmp_path, homes=homes, patience=SWIFT)
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:

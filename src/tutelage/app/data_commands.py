@@ -40,16 +40,16 @@ def list_(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)
-    table.add_column("what")
+    table.add_column("what", min_width=20)
     table.add_column("MB", justify="right", no_wrap=True)
-    table.add_column("licence")
+    table.add_column("licence", max_width=12)
     table.add_column("where", no_wrap=True)
     for entry in entries:
         lines = []
         for place in entry.places:
             notes = ([f"{place.splits[0]} only"] if len(place.splits) == 1 else []) + (["JPEG copy"] if place.jpeg else [])
-            lines.append(f"[green]{place.where}[/]" + (f" ({', '.join(notes)})" if notes else ""))
-        lines += [f"({entry.partial / 1e6:.1f} MB so far)"] if entry.partial else []
+            lines += [f"[green]{place.where}[/]", *(f"  {note}" for note in notes)]
+        lines += [f"{entry.partial / 1e6:.1f} MB so far"] if entry.partial else []
         size = f"{entry.bytes / 1e6:.1f}" if entry.bytes else "-"
         table.add_row(entry.name, escape(entry.what), size, escape(entry.licence), "\n".join(lines or ["[dim]not here[/]"]))
     out.print(table)

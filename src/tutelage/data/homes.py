@@ -102,7 +102,7 @@ _MNIST = Home(
     "mnist",
     "images",
     "60,000 + 10,000 grey handwritten digits, 28x28, 10 classes",
-    "CC BY-SA 3.0 (as commonly stated)",
+    "CC BY-SA 3.0",
     "http://yann.lecun.com/exdb/mnist",
     (
         File(IDX_FILES["train"][0], 9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
@@ -120,7 +120,7 @@ _CIFAR10 = Home(
     "cifar10",
     "images",
     "50,000 + 10,000 colour pictures, 32x32, 10 classes, lossless (binary version)",
-    "none stated; research use with citation",
+    "none stated: research use",
     "https://www.cs.toronto.edu/~kriz/cifar.html",
     tuple(
         File(name, 30730000, sha256)
