@@ -1,0 +1,123 @@
+"""Blur: a lens out of focus, a moving camera, a zoom, glass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.threats.corruptions.common import Draws, each, enlarged, gaussian, streaked
+
+
+def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
+    """A Gaussian filter of standard deviation `sigma` pixels."""
+    return gaussian(x, sigma)
+
+
+def defocus_blur(x: Tensor, draws: Draws, radius: float, softness: float) -> Tensor:
+    """A disk of `radius` pixels, its rim softened by a Gaussian of `softness` pixels; the image is mirrored at its border."""
+    kernel = torch.from_numpy(disk(radius, softness)).to(x)
+    reach = len(kernel) // 2
+    wide = _mirrored(x, reach)
+    out = torch.empty_like(x)
+    for part, image in each(wide):
+        planes = image.reshape(-1, 1, *image.shape[2:])
+        out[part] = F.conv2d(planes, kernel[None, None]).reshape(-1, *x.shape[1:])
+    return out
+
+
+@lru_cache(maxsize=64)
+def disk(radius: float, softness: float) -> np.ndarray:
+    """The kernel of a lens out of focus, (2 r + 1, 2 r + 1), sum 1.
+
+    At the published radii a pixel is in or out by its middle. So scaled a disk below one pixel would be a point and nothing
+    would change, so other radii count the part of each pixel that the disk covers (on a grid of 16 x 16).
+    """
+    taps = 3 if radius <= 8 else 5
+    reach = math.ceil(radius) + taps // 2
+    fine = 1 if radius in PUBLISHED_RADII else 16
+    at = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
+    inside = (at[:, None] ** 2 + at[None, :] ** 2 <= radius**2).astype(float)
+    kernel = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
+    rim = np.exp(-0.5 * ((np.arange(taps) - taps // 2) / softness) ** 2)
+    for axis in (0, 1):
+        kernel = np.apply_along_axis(np.convolve, axis, kernel, rim / rim.sum(), "same")
+    return kernel / kernel.sum()
+
+
+PUBLISHED_RADII = (0.3, 0.4, 0.5, 1, 1.5, 3, 4, 6, 8, 10)
+
+
+def _mirrored(x: Tensor, reach: int) -> Tensor:
+    """x with `reach` pixels on each side, mirrored at the middle of the edge pixels; images may be smaller than `reach`."""
+    rows, columns = (_mirror(n, reach).to(x.device) for n in x.shape[2:])
+    return x.index_select(2, rows).index_select(3, columns)
+
+
+def _mirror(n: int, reach: int) -> Tensor:
+    period = max(1, 2 * n - 2)
+    at = torch.arange(-reach, n + reach) % period
+    return torch.minimum(at, period - at)
+
+
+def motion_blur(x: Tensor, draws: Draws, radius: float, sigma: float) -> Tensor:
+    """Half a Gaussian along a line, at an angle drawn from -45 to 45 degrees."""
+    return streaked(x, radius, sigma, draws.between(-45, 45))
+
+
+def zoom_blur(x: Tensor, draws: Draws, highest: float, step: float) -> Tensor:
+    """The mean of the image and of its enlargements by 1, 1 + step, ... below `highest`."""
+    h, w = x.shape[2:]
+    factors = np.arange(1, highest, step).tolist()
+    out = torch.empty_like(x)
+    for part, image in each(x):
+        total = image.clone()
+        for factor in factors:
+            ch, cw = math.ceil(h / factor), math.ceil(w / factor)
+            top, left = (h - ch) // 2, (w - cw) // 2
+            total += enlarged(image[:, :, top : top + ch, left : left + cw], factor, h, w)
+        out[part] = total
+    return out.div_(len(factors) + 1)
+
+
+def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: float, rounds: float) -> Tensor:
+    """Blurred, then each pixel swapped with one at most `reach` away, `rounds` times over the image, then blurred again.
+
+    The swaps follow each other row by row from the lower right corner, as published. Those that cannot touch the same pixel
+    are done at once: pixel s of row r in step r (2 reach + 1) + s.
+
+    The code released with the paper copies where its text says "shuffle" (both sides of its swap are views of one array);
+    here pixels are swapped.
+    """
+    reach = max(1, round(reach))
+    b, c, h, w = x.shape
+    soft = gaussian(x, sigma)
+    pixel = torch.arange(h * w, device=x.device).repeat(b)  # which pixel now lies where, one image after the other
+    first = torch.arange(b, device=x.device)[:, None] * (h * w)
+    across = draws.uniform(int(rounds), 2, h, w).mul_(2 * reach).floor_().long().sub_(reach)
+    move = across[:, :, 0] * w + across[:, :, 1]
+    for turn in range(int(rounds)):
+        away = (first + torch.arange(h * w, device=x.device) + move[:, turn].flatten(1)).flatten()
+        for here in _steps(h, w, reach):
+            a = (first + here.to(x.device)).flatten()
+            z = away.index_select(0, a)
+            at_a, at_z = pixel.index_select(0, a), pixel.index_select(0, z)
+            pixel.index_copy_(0, a, at_z)
+            pixel.index_copy_(0, z, at_a)
+    order = pixel.reshape(b, 1, h * w).expand(b, c, h * w)
+    return gaussian(soft.flatten(2).gather(2, order).reshape(x.shape), sigma)
+
+
+def _steps(h: int, w: int, reach: int) -> Iterator[Tensor]:
+    """The positions, in the flat image, of the swaps of each step."""
+    rows, columns = max(0, h - 2 * reach), max(0, w - 2 * reach)
+    for step in range((rows - 1) * (2 * reach + 1) + columns if rows and columns else 0):
+        r = np.arange(max(0, -(-(step - columns + 1) // (2 * reach + 1))), min(rows - 1, step // (2 * reach + 1)) + 1)
+        s = step - r * (2 * reach + 1)
+        if len(r):
+            yield torch.from_numpy((h - reach - r) * w + (w - reach - s))

@@ -1,0 +1,160 @@
+"""What the families share: the noise of an image, filters as matrices, shifts along a line, grey levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.core.rng import derive, normal, uniform
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, of red, green and blue
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The noise of some images: one CPU generator an image, so that nobody's noise depends on who else is in the batch."""
+
+    generators: tuple[torch.Generator, ...]
+    device: torch.device
+
+    @classmethod
+    def seeded(cls, seeds: Sequence[int], name: str, device: torch.device) -> Draws:
+        """`name` keeps two corruptions of one image from sharing their noise; its severities do share it."""
+        made = tuple(torch.Generator().manual_seed(derive(seed, "corruption", name)) for seed in seeds)
+        return cls(made, device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Numbers in [0, 1), (B, *shape)."""
+        return uniform((len(self.generators), *shape), self.generators).to(self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, (B, *shape)."""
+        return normal((len(self.generators), *shape), self.generators).to(self.device)
+
+    def between(self, low: float, high: float) -> list[float]:
+        """One uniform number an image."""
+        return (low + (high - low) * self.uniform(1).double().flatten()).tolist()
+
+    def poisson(self, rate: Tensor) -> Tensor:
+        """Poisson counts with the given rates (B, ...)."""
+        rates = rate.cpu()
+        counts = [torch.poisson(one, generator=g) for one, g in zip(rates, self.generators, strict=True)]
+        return torch.stack(counts).to(self.device)
+
+    def one(self, i: int) -> Draws:
+        return Draws(self.generators[i : i + 1], self.device)
+
+
+def luminance(x: Tensor) -> Tensor:
+    """Grey levels (B, 1, H, W) of RGB or grey images."""
+    if x.shape[1] == 1:
+        return x
+    red, green, blue = LUMINANCE
+    return red * x[:, :1] + green * x[:, 1:2] + blue * x[:, 2:3]
+
+
+def tint(colour: tuple[float, float, float], x: Tensor) -> Tensor:
+    """A colour of 0-255 as (C, 1, 1) in [0, 1]: its luminance where the images are grey."""
+    levels = colour if x.shape[1] == 3 else (sum(w * c for w, c in zip(LUMINANCE, colour, strict=True)),)
+    return torch.tensor(levels, dtype=x.dtype, device=x.device)[:, None, None] / 255
+
+
+def each(x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Parts of a batch for work that a library may do otherwise for another number of rows.
+
+    On the CPU one image at a time, each in memory of its own: the same shape and alignment in any batch, so the same bits.
+    It also stays in the processor's cache. On other devices the whole batch.
+    """
+    if x.device.type != "cpu":
+        yield slice(0, len(x)), x
+        return
+    for i in range(len(x)):
+        yield slice(i, i + 1), x[i : i + 1].clone(memory_format=torch.contiguous_format)
+
+
+def separable(x: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
+    """rows (h, H) and columns (w, W) applied to the two axes of images: (B, C, H, W) -> (B, C, h, w)."""
+    left = torch.from_numpy(rows).to(x)
+    right = torch.from_numpy(columns).to(x).T.contiguous()
+    out = x.new_empty((*x.shape[:2], len(rows), len(columns)))
+    for part, image in each(x):
+        out[part] = left @ (image @ right)
+    return out
+
+
+@lru_cache(maxsize=256)
+def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0, border: str = "nearest") -> np.ndarray:
+    """A Gaussian filter of n samples as an (n, n) matrix.
+
+    Taps reach to `truncate` sigma and sum to 1. Outside lies the nearest sample, or with border="mirror" the image mirrored
+    at its edge (the edge sample twice).
+    """
+    radius = int(truncate * sigma + 0.5)
+    steps = np.arange(-radius, radius + 1)
+    taps = np.exp(-0.5 * (steps / sigma) ** 2) if radius else np.ones(1)
+    at = np.arange(n)[:, None] + steps
+    if border == "nearest":
+        at = at.clip(0, n - 1)
+    else:
+        at %= 2 * n
+        at = np.minimum(at, 2 * n - 1 - at)
+    matrix = np.zeros((n, n))
+    np.add.at(matrix, (np.arange(n)[:, None], at), taps / taps.sum())
+    return matrix
+
+
+def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, border: str = "nearest") -> Tensor:
+    """Images (B, C, H, W) through a Gaussian filter of standard deviation `sigma` pixels."""
+    if int(truncate * sigma + 0.5) == 0:
+        return x
+    h, w = x.shape[2:]
+    return separable(x, gaussian_matrix(h, sigma, truncate, border), gaussian_matrix(w, sigma, truncate, border))
+
+
+def zoomed(x: Tensor, factor: float) -> Tensor:
+    """The middle of images (B, C, H, W), enlarged by `factor` >= 1 to their own size, bilinear with corners on corners."""
+    h, w = x.shape[2:]
+    ch, cw = math.ceil(h / factor), math.ceil(w / factor)
+    top, left = (h - ch) // 2, (w - cw) // 2
+    return enlarged(x[:, :, top : top + ch, left : left + cw], factor, h, w)
+
+
+def enlarged(crop: Tensor, factor: float, h: int, w: int) -> Tensor:
+    """A crop (B, C, h / factor, w / factor), both rounded up, enlarged to (B, C, h, w)."""
+    size = round(crop.shape[2] * factor), round(crop.shape[3] * factor)
+    if size != tuple(crop.shape[2:]):
+        crop = F.interpolate(crop, size=size, mode="bilinear", align_corners=True)
+    top, left = (size[0] - h) // 2, (size[1] - w) // 2
+    return crop[:, :, top : top + h, left : left + w]
+
+
+def streaked(x: Tensor, radius: float, sigma: float, degrees: Sequence[float]) -> Tensor:
+    """Motion along a line at an angle of its own for each image: x(p) -> sum_i k_i x(p + i d), the edge going on outside.
+
+    k is half a Gaussian: i = 0 ... 2 radius, standard deviation sigma, sum 1. Steps are rounded to whole pixels.
+    """
+    steps = np.arange(2 * round(radius) + 1)
+    taps = np.exp(-0.5 * (steps / sigma) ** 2)
+    taps /= taps.sum()
+    h, w = x.shape[2:]
+    out = torch.empty_like(x)
+    for i, angle in enumerate(degrees):
+        # the pixel that each step takes is the one behind: ceil(. - 1/2) rounds halves down
+        down = np.ceil(steps * math.sin(math.radians(angle)) - 0.5).astype(int)
+        right = np.ceil(steps * math.cos(math.radians(angle)) - 0.5).astype(int)
+        down, right = down.clip(-h, h), right.clip(-w, w)
+        top, left = max(0, -down.min()), max(0, -right.min())
+        room = [left, max(0, right.max()), top, max(0, down.max())]
+        wide = F.pad(x[i : i + 1], room, mode="replicate")[0]
+        total = torch.zeros_like(x[i])
+        for tap, dy, dx in zip(taps.tolist(), (down + top).tolist(), (right + left).tolist(), strict=True):
+            total.add_(wide[:, dy : dy + h, dx : dx + w], alpha=tap)
+        out[i] = total
+    return out

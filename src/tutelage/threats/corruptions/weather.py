@@ -1,0 +1,153 @@
+"""Weather: snow, frost, fog, brightness."""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tutelage.core.errors import InputError
+from tutelage.core.rng import numpy_generator
+from tutelage.threats.corruptions.common import Draws, enlarged, luminance, streaked
+
+Source = Literal["photographs", "procedural"]
+
+
+def snow(
+    x: Tensor, draws: Draws, mean: float, std: float, zoom: float, threshold: float, radius: float, sigma: float, keep: float
+) -> Tensor:
+    """Flakes are enlarged noise above a threshold, blown down at an angle from -135 to -45 degrees and laid on twice, the
+    second time turned by 180 degrees. The scene below is whitened: keep x + (1 - keep) max(x, 1.5 luminance + 0.5)."""
+    h, w = x.shape[2:]
+    zoom = max(1.0, zoom)
+    noise = draws.normal(1, math.ceil(h / zoom), math.ceil(w / zoom)) * std + mean
+    flakes = enlarged(noise, zoom, h, w)
+    flakes = streaked(torch.where(flakes < threshold, 0, flakes).clamp_(0, 1), radius, sigma, draws.between(-135, -45))
+    white = torch.maximum(x, luminance(x).mul(1.5).add_(0.5)).mul_(1 - keep)
+    return white.add_(x, alpha=keep).add_(flakes).add_(flakes.flip(2, 3))
+
+
+def frost(x: Tensor, draws: Draws, keep: float, strength: float, scale: float) -> Tensor:
+    """keep x + strength t, t a random part of one of five textures that are enlarged by `scale`.
+
+    The textures are the published photographs where `$TUTELAGE_DATA/frost-textures/frost.parquet` is at hand, otherwise
+    procedural ones: see `frost_source`.
+    """
+    h, w = x.shape[2:]
+    textures = _textures(str(_photographs() or ""), scale, max(h, w))
+    out = torch.empty_like(x)
+    for i, (which, top, left) in enumerate(draws.uniform(3).tolist()):
+        texture = textures[int(which * len(textures))]
+        y, z = int(top * (texture.shape[1] - h)), int(left * (texture.shape[2] - w))
+        part = texture[:, y : y + h, z : z + w].to(x) / 255
+        out[i] = x[i] * keep + strength * (part if x.shape[1] == 3 else luminance(part[None])[0])
+    return out
+
+
+def frost_source() -> Source:
+    """Which textures `frost` lays on now. Results with different ones do not compare: name the source beside them."""
+    return "photographs" if _photographs() else "procedural"
+
+
+def _photographs() -> Path | None:
+    root = os.environ.get("TUTELAGE_DATA")
+    path = Path(root).expanduser() / "frost-textures" / "frost.parquet" if root else None
+    return path if path is not None and path.is_file() else None
+
+
+@lru_cache(maxsize=4)
+def _textures(path: str, scale: float, least: int) -> tuple[Tensor, ...]:
+    """Textures (3, h, w), uint8, enlarged by `scale`, or by more where their sides would not exceed `least`."""
+    images = _read(path) if path else [_crystals(i) for i in range(5)]
+    made = []
+    for image in images:
+        factor = max(scale, (least + 1) / min(image.size))
+        size = (math.ceil(image.width * factor), math.ceil(image.height * factor))
+        pixels = np.asarray(image if size == image.size else image.resize(size, Image.Resampling.BILINEAR))
+        made.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous())
+    return tuple(made)
+
+
+def _read(path: str) -> list[Image.Image]:
+    try:
+        rows = pq.read_table(path, columns=["image"]).column("image").to_pylist()
+        # the published sets were made with the first five of the six
+        return [Image.open(BytesIO(row["bytes"])).convert("RGB") for row in rows[:5]]
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise InputError("TUTELAGE_DATA", f"{path}, which cannot be read ({error})", "the frost textures") from error
+
+
+@lru_cache(maxsize=8)
+def _crystals(number: int, size: int = 512) -> Image.Image:
+    """A procedural frost texture: needles in a few directions, each grown where a slow field favours it, on a pale ground."""
+    rng = numpy_generator(number, "frost crystals")
+    fy, fx = np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None, :]
+
+    def field(along: float, across: float, angle: float) -> np.ndarray:
+        u, v = fx * math.cos(angle) + fy * math.sin(angle), fy * math.cos(angle) - fx * math.sin(angle)
+        smooth = np.exp(-2 * math.pi**2 * ((along * u) ** 2 + (across * v) ** 2))
+        found = np.fft.ifft2(np.fft.fft2(rng.standard_normal((size, size))) * smooth).real
+        return np.asarray(found / found.std())
+
+    needles = np.zeros((size, size))
+    for angle in rng.uniform(0, math.pi, 6):
+        favour = 1 / (1 + np.exp(-4 * (field(40, 40, 0) - 0.3)))
+        needles = np.maximum(needles, favour * np.clip(field(16, 1.2, angle), 0, None))
+    ground = field(60, 60, 0)
+    level = 0.3 + 0.12 * ground + 0.28 * needles + 0.05 * field(1.5, 1.5, 0)
+    shade = np.array([0.86, 0.94, 1.0])
+    return Image.fromarray((np.clip(level[:, :, None] * shade, 0, 1) * 255).astype(np.uint8))
+
+
+def fog(x: Tensor, draws: Draws, amount: float, decay: float) -> Tensor:
+    """(x + amount p) m / (m + amount): p a plasma in [0, 1], m the highest value of the image."""
+    h, w = x.shape[2:]
+    side = 1 << max(1, (max(h, w) - 1).bit_length())
+    haze = plasma(draws.uniform(side, side), decay)[:, None, :h, :w]
+    highest = x.amax((1, 2, 3), keepdim=True)
+    return (x + haze.mul_(amount)).mul_(highest / (highest + amount))
+
+
+def plasma(u: Tensor, decay: float) -> Tensor:
+    """Diamond-square heights in [0, 1] of noise u in [0, 1), (B, n, n) with n a power of two; periodic.
+
+    Each point is the mean of its four neighbours at the present distance plus noise of the present amplitude, which starts
+    at 100 squared; its square root is divided by `decay` from level to level.
+    """
+    step, amplitude = u.shape[1], 100.0
+    noise = u * 2 - 1
+    heights = torch.zeros_like(u)
+    while step >= 2:
+        half = step // 2
+        wave = amplitude**2
+        corner = heights[:, ::step, ::step]
+        pair = corner + corner.roll(-1, 1)
+        middle = (pair + pair.roll(-1, 2)) / 4 + wave * noise[:, half::step, half::step]
+        heights[:, half::step, half::step] = middle
+        heights[:, ::step, half::step] = (middle + middle.roll(1, 1) + corner + corner.roll(-1, 2)) / 4 + wave * noise[
+            :, ::step, half::step
+        ]
+        heights[:, half::step, ::step] = (middle + middle.roll(1, 2) + corner + corner.roll(-1, 1)) / 4 + wave * noise[
+            :, half::step, ::step
+        ]
+        step, amplitude = half, amplitude / decay
+    heights -= heights.amin((1, 2), keepdim=True)
+    return heights.div_(heights.amax((1, 2), keepdim=True).clamp_min(torch.finfo(u.dtype).tiny))
+
+
+def brightness(x: Tensor, draws: Draws, more: float) -> Tensor:
+    """The value of HSV, the highest colour of a pixel, rises by `more`, to 1 at most; hue and saturation stay."""
+    value = x.amax(1, keepdim=True)
+    brighter = (value + more).clamp_max_(1)
+    # hue and saturation stay where all colours grow by one factor; black has neither and becomes grey
+    return torch.where(value > 0, x * (brighter / value.clamp_min(torch.finfo(x.dtype).tiny)), brighter)
