@@ -48,7 +48,10 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
     try:
-        return int(typer.main.get_command(app).main(arguments, prog_name="tutelage", standalone_mode=False) or 0)
+        code = int(typer.main.get_command(app).main(arguments, prog_name="tutelage", standalone_mode=False) or 0)
+        if code == 130:  # this typer turns Ctrl-C into an exit code
+            _say_error("interrupted")
+        return code
     except TutelageError as error:
         _say_error(str(error))
         return error.exit_code
@@ -176,7 +179,10 @@ def run_(
         bool, typer.Option("--record", help="Write the result into the package: claim scale, clean checkout.")
     ] = False,
     seeds: Annotated[int, typer.Option(help="Number of independent units; 0 for the claim's own.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Worker processes; the cores are shared among them.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Cells at once; on this machine its cores are shared among them.")] = 1,
+    on: Annotated[
+        str, typer.Option(help="local (worker processes) or ray (Ray tasks; a cluster if RAY_ADDRESS is set).")
+    ] = "local",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set epochs=3. Repeatable.")] = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/SLUG-SCALE-TIME.")] = None,
 ) -> None:
@@ -186,8 +192,8 @@ def run_(
     """
     from tutelage.claims.claim import get_scale, load_claim
     from tutelage.claims.report import write_claim_report
+    from tutelage.claims.runner import get_engine, run_claim
     from tutelage.claims.runner import record as write_record
-    from tutelage.claims.runner import run_claim
     from tutelage.core.cache import default_cache_dir
     from tutelage.core.environment import git_state
     from tutelage.core.files import check_folder
@@ -207,7 +213,9 @@ def run_(
     check_folder(folder)
     check_folder(default_cache_dir(), "$TUTELAGE_CACHE")
     with shown() as progress:
-        result = run_claim(slug, scale=size, changes=changes, seeds=seeds or None, jobs=jobs, out=folder, progress=progress)
+        result = run_claim(
+            slug, scale=size, changes=changes, seeds=seeds or None, jobs=jobs, on=get_engine(on), out=folder, progress=progress
+        )
     page = write_claim_report(folder / "report.html", claim, result)
     _print_claim(result)
     if record:

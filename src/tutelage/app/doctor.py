@@ -6,14 +6,13 @@ import os
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 
 import torch
 from rich.table import Table
 
 from tutelage.core.cache import Cache
 from tutelage.core.environment import installed_version
-from tutelage.data.sets import STANDARD
+from tutelage.data.inventory import inventory
 
 
 def examine() -> list[tuple[str, Table]]:
@@ -73,11 +72,8 @@ def _places() -> Table:
     cache = Cache.default()
     table.add_row("cache", f"{cache.root} ({cache.size() / 1e6:.1f} MB); set TUTELAGE_CACHE to move it")
     data = os.environ.get("TUTELAGE_DATA")
-    if data is None:
-        table.add_row("data", "TUTELAGE_DATA is not set; only bundled sets can be used")
-    else:
-        there = [name for name, (_, parts) in STANDARD.items() if all((Path(data) / f).is_file() for f in parts.values())]
-        table.add_row("data", f"{data} ({', '.join(there) or 'no set that is known here'})")
+    there = [f"{e.name} ({', '.join(p.where for p in e.places)})" for e in inventory() if e.places]
+    table.add_row("data", f"TUTELAGE_DATA={data or 'not set'}; here: {', '.join(there)}; `tutelage data list` tells more")
     return table
 
 

@@ -211,10 +211,11 @@ def _trace(result: FitResult) -> dict[str, float]:
 
 
 def data(config: Config) -> list[dict[str, Any]]:
+    sets = [part.describe() for part in splits(config)]
     for kind, net in (("clean", config.clean_teacher), ("robust", config.robust_teacher)):
         if not net:  # said before the first arm trains
             raise InputError(f"{kind}_teacher", "none", f"--set {kind}_teacher=module:function {kind}_teacher_weights=FILE")
-    return [part.describe() for part in splits(config)]
+    return sets
 
 
 CLAIM = Claim(
