@@ -288,9 +288,10 @@ def write(rows: dict[str, dict[str, Any]], pictures: dict[str, dict[str, np.ndar
         for one in pixels:
             digest.update(one or b"-")
     TARGET.parent.mkdir(parents=True, exist_ok=True)
+    part = TARGET.with_suffix(".part")  # a reader sees the old file or the new one
     pq.write_table(
         pa.table(columns),
-        TARGET,
+        part,
         compression="ZSTD",
         compression_level=19,
         # one page a column: pages are packed one by one, and drawings of one style share much
@@ -299,6 +300,7 @@ def write(rows: dict[str, dict[str, Any]], pictures: dict[str, dict[str, np.ndar
         write_statistics=False,
         store_schema=False,
     )
+    part.replace(TARGET)
     print(f"{len(rows)} emoji, {sum(map(len, pictures.values()))} pictures, SHA-256 of the pixels {digest.hexdigest()}")
     print(f"{TARGET.name}: {TARGET.stat().st_size / 1e6:.2f} MB, SHA-256 {hashlib.sha256(TARGET.read_bytes()).hexdigest()}")
 

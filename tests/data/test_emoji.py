@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import RidgeClassifier
 from torch import Tensor
 
-from tutelage.core.errors import InputError, SplitError
+from tutelage.core.errors import InputError, MissingError, SplitError
 from tutelage.data import emoji as module
 from tutelage.data import training_only
 from tutelage.data.emoji import GROUPS, STYLES, SUBJECTS, Emoji, EmojiSet, emoji
@@ -328,6 +328,12 @@ def test_unknown_choices(arguments: dict[str, Any], message: str) -> None:
 def test_a_file_that_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FILE_SHA256", "0" * 64)
     with pytest.raises(InputError, match=r"^emoji.parquet: got SHA-256 [0-9a-f]{64}, wanted 0{64}; install the package again"):
+        module._bundled.__wrapped__()
+
+
+def test_a_file_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "files", lambda package: tmp_path)
+    with pytest.raises(MissingError, match=r"^emoji.parquet is not in this installation"):
         module._bundled.__wrapped__()
 
 
