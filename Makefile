@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: demo test test-all lint claims bench docs clean
+.PHONY: demo test test-all lint claims bench soak docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/tutelage demo --out runs/demo
@@ -28,6 +28,10 @@ claims: $(VENV)/.full
 
 bench: $(VENV)/.full
 	for race in benchmarks/bench_*.py; do $(BIN)/python $$race || exit 1; done
+
+# kill -9 at random moments, many times; writes docs/soak.json and the table of docs/reliability.md
+soak: $(VENV)/.full
+	$(BIN)/python tools/soak.py --training 200 --grid 50 --audit 50 --fresh 3 --out docs/soak.json
 
 docs: $(VENV)/.base
 	$(BIN)/python tools/build_docs.py
