@@ -109,7 +109,7 @@ class Attack(ABC):
         Raises InputError for bad inputs, ModelChanged if a buffer of the model changed, AttackError if a point left
         its budget.
         """
-        seeds = torch.randint(2**62, (len(x) if isinstance(x, Tensor) else 0,), generator=generator)
+        seeds = torch.randint(2**62, (len(x) if isinstance(x, Tensor) and x.dim() else 0,), generator=generator)
         return self.run_seeded(model, x, y, seeds, target=target, reference=reference)
 
     def run_seeded(

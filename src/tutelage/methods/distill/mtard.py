@@ -93,8 +93,8 @@ class MTARDConfig:
     reduction: Reduction = "batchmean"
 
     def __post_init__(self) -> None:
-        words = [] if isinstance(self.balance, str) or not isinstance(self.balance, Collection) else list(self.balance)
-        if words != [word for word in words if word in ("loss", "entropy")] or len(words) != len(self.balance):
+        several = isinstance(self.balance, Collection) and not isinstance(self.balance, str)
+        if not several or any(word not in ("loss", "entropy") for word in self.balance):
             raise InputError("balance", self.balance, 'any of loss and entropy, such as ("loss", "entropy")')
         check_number("clean_weight", self.clean_weight, "a weight from 0 to 1", low=0, high=1)
         check_number("eta_w", self.eta_w, "a rate from 0 to 1", low=0, high=1)
