@@ -118,13 +118,13 @@ def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(coin[:, None, None, None], x.flip(3), x)
 
 
-def random_shift(pixels: int) -> Augment:
-    """Move each image by up to `pixels` in both directions, zeros moving in (a random crop of the padded image)."""
+def random_shift(pixels: int, fill: float = 0.0) -> Augment:
+    """Move each image by up to `pixels` in both directions, `fill` moving in (a random crop of the padded image)."""
     check_integer("pixels", pixels, low=0)
 
     def shift(x: Tensor, generator: torch.Generator) -> Tensor:
         b, c, h, w = x.shape
-        padded = torch.nn.functional.pad(x, [pixels] * 4)
+        padded = torch.nn.functional.pad(x, [pixels] * 4, value=fill)
         top, left = torch.randint(0, 2 * pixels + 1, (2, b), generator=generator).to(x.device)
         rows = (top[:, None] + torch.arange(h, device=x.device))[:, None, :, None]
         columns = (left[:, None] + torch.arange(w, device=x.device))[:, None, None, :]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Literal
 from tutelage.core.errors import InputError, MissingError, TutelageError
 from tutelage.core.files import sha256_file
 from tutelage.core.progress import QUIET, Progress
+from tutelage.data.emoji import FILE_SHA256, emoji
 from tutelage.data.fetch import data_folder
 from tutelage.data.homes import HOMES, File
 from tutelage.data.sets import JPEG_COPY, SETS, Found, fashion_mnist_subset, find_split, holds_jpeg, read_split
 
-BUNDLED = "fashion-mnist-subset"
+BUNDLED, EMOJI = "fashion-mnist-subset", "emoji"
 BUNDLED_SHA256 = "76d227fe11dd10e4978cc53069dcf1b3c271b0247c411b7290fc0b7b0386a4a2"
 Where = Literal["bundled", "$TUTELAGE_DATA", "cache"]
 
@@ -71,9 +72,13 @@ def inventory() -> list[Entry]:
     bundled = Place("bundled", str(files("tutelage") / "data" / "bundled"), ("train", "test"))
     what = "10,000 + 2,000 images of Fashion-MNIST, equal shares of 10 classes"
     page = HOMES["fashion-mnist"].page
-    subset = Entry(BUNDLED, "images", what, "MIT", _bundled_size(), page, (bundled,), 0, "")
+    subset = Entry(BUNDLED, "images", what, "MIT", _bundled_size("fashion_mnist.npz"), page, (bundled,), 0, "")
+    parts = replace(bundled, splits=("train", "validation", "test"))
+    what = "7,672 drawings of 1,663 emoji in five styles, 32 x 32 with alpha"
+    size = _bundled_size("emoji.parquet")
+    drawings = Entry(EMOJI, "images", what, "MIT and Apache-2.0", size, "https://emojibase.dev", (parts,), 0, "")
     weights = [_weights_entry(name) for name, home in HOMES.items() if home.kind == "weights"]
-    return [subset, *(_set_entry(name) for name in SETS), *weights]
+    return [subset, drawings, *(_set_entry(name) for name in SETS), *weights]
 
 
 def check(names: Sequence[str] = (), progress: Progress = QUIET) -> Iterator[Check]:
@@ -97,7 +102,9 @@ def _checks(entries: Sequence[Entry], progress: Progress) -> Iterator[Check]:
     with progress.task("checking", len(entries)) as task:
         for entry in entries:
             if entry.name == BUNDLED:
-                yield _check_bundled()
+                yield _check_bundled(BUNDLED, "fashion_mnist.npz", BUNDLED_SHA256, _rows_of_subset)
+            elif entry.name == EMOJI:
+                yield _check_bundled(EMOJI, "emoji.parquet", FILE_SHA256, _rows_of_emoji)
             elif entry.kind == "weights":
                 for place in entry.places:
                     cached = place.where == "cache"
@@ -151,8 +158,8 @@ def _partial(name: str) -> int:
     return sum(path.stat().st_size for path in data_folder(name).rglob("*.part")) if name in HOMES else 0
 
 
-def _bundled_size() -> int:
-    with as_file(files("tutelage") / "data" / "bundled" / "fashion_mnist.npz") as path:
+def _bundled_size(file: str) -> int:
+    with as_file(files("tutelage") / "data" / "bundled" / file) as path:
         return path.stat().st_size
 
 
@@ -165,12 +172,19 @@ def _hint(entry: Entry) -> str:
 # ---------------------------------------------------------------------------------------------------------------- checks
 
 
-def _check_bundled() -> Check:
-    with as_file(files("tutelage") / "data" / "bundled" / "fashion_mnist.npz") as path:
+def _check_bundled(name: str, file: str, sha256: str, rows: Callable[[], int]) -> Check:
+    with as_file(files("tutelage") / "data" / "bundled" / file) as path:
         got = sha256_file(path)
-        damage = "" if got == BUNDLED_SHA256 else f"SHA-256 should be {BUNDLED_SHA256}; install tutelage again"
-        rows = 0 if damage else len(fashion_mnist_subset("train")) + len(fashion_mnist_subset("test"))
-        return Check(BUNDLED, path.name, path, got, rows, "", damage)
+        damage = "" if got == sha256 else f"SHA-256 should be {sha256}; install tutelage again"
+        return Check(name, path.name, path, got, 0 if damage else rows(), "", damage)
+
+
+def _rows_of_subset() -> int:
+    return len(fashion_mnist_subset("train")) + len(fashion_mnist_subset("test"))
+
+
+def _rows_of_emoji() -> int:
+    return len(emoji())
 
 
 def _check_file(name: str, path: Path, file: File, cached: bool) -> Check:
