@@ -1,15 +1,15 @@
-"""PGD-20 without retirement against the bare forward and backward passes that it needs.
+"""PGD-20 without retirement against the bare passes that it needs.
 
-The bare loop has the 20 gradients and nothing else: no checks, no projection, no bookkeeping, no verification.
+The bare side makes the same 20 gradients and 2 forward passes (is the sample right at the start, is it wrong at the end) and
+nothing else: no checks, no noise, no projection, no bookkeeping, no verification. What the 2 forward passes weigh is told too.
+Each race is run twice: with the memory allocator as it comes, and with one that keeps its memory (`common.keep_memory`).
 """
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
 import torch
+from common import Outcome, keep_memory, race, report, settings
+from torch import Tensor, nn
 
 from tutelage.core.rng import generator, seeded
 from tutelage.data.sets import fashion_mnist_subset
@@ -18,37 +18,57 @@ from tutelage.models.guard import evaluating
 from tutelage.models.resnet import resnet
 from tutelage.threats import PGD, Linf
 
-STEPS, ROUNDS = 20, 7
+STEPS = 20
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def gradients(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
+    with evaluating(net):
+        for _ in range(steps):
+            leaf = x.clone().requires_grad_()
+            loss = torch.nn.functional.cross_entropy(net(leaf), y, reduction="sum")
+            torch.autograd.grad(loss, leaf)
+
+
+def passes(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
+    gradients(net, x, y, steps)
+    with evaluating(net), torch.no_grad():
+        net(x)
+        net(x)
 
 
 def main() -> None:
-    x, y = fashion_mnist_subset("train")[list(range(256))]
-    attack = PGD(Linf(0.1), steps=STEPS, retire=False)
+    how = settings(__doc__)
+    steps, batches = (2, (8,)) if how.quick else (STEPS, (128, 256))
+    images, labels = fashion_mnist_subset("train")[list(range(max(batches)))]
     with seeded(0):
         nets = {"SmallCNN(32)": SmallCNN(32), "ResNet-20": resnet(20, channels=1)}
-    print(f"PGD-{STEPS}, batch {len(x)}, {torch.get_num_threads()} thread(s), torch {torch.__version__}")
-    for name, net in nets.items():
-
-        def bare(net: torch.nn.Module = net) -> None:
-            with evaluating(net):
-                for _ in range(STEPS):
-                    leaf = x.clone().requires_grad_()
-                    loss = torch.nn.functional.cross_entropy(net(leaf), y, reduction="sum")
-                    torch.autograd.grad(loss, leaf)
-
-        def ours(net: torch.nn.Module = net) -> None:
-            attack.run(net, x, y, generator(0))
-
-        bare(), ours()
-        pairs = [(seconds(bare), seconds(ours)) for _ in range(ROUNDS)]  # side by side: a slow moment hits both
-        ratio = statistics.median(b / a for a, b in pairs)
-        print(f"{name}: bare {1000 * statistics.median(a for a, _ in pairs):.0f} ms, PGD ratio {ratio:.3f}")
+    attack = PGD(Linf(0.1), steps=steps, retire=False)
+    for allocator in ("default", "keeps its memory"):
+        if allocator != "default" and not keep_memory():
+            print("this allocator cannot be told to keep its memory: races with one that does are left out")
+            break
+        for net_name, net in nets.items():
+            for batch in batches:
+                x, y = images[:batch], labels[:batch]
+                found = race(
+                    {
+                        "ours": lambda net=net, x=x, y=y: attack.run(net, x, y, generator(0)),
+                        "passes": lambda net=net, x=x, y=y: passes(net, x, y, steps),
+                        "gradients": lambda net=net, x=x, y=y: gradients(net, x, y, steps),
+                    },
+                    how.rounds,
+                )
+                alone = Outcome("", "pgd", "", "", [[r["ours"], r["gradients"]] for r in found])
+                outcome = Outcome(
+                    f"PGD-{steps}, {net_name}, batch {batch}" + (", memory kept" if allocator != "default" else ""),
+                    "pgd",
+                    f"PGD-{steps} Linf, retire=False",
+                    f"its {steps} gradients and 2 forward passes",
+                    [[r["ours"], r["passes"]] for r in found],
+                    wanted="<= 1.05",
+                    notes={f"ratio to the {steps} gradients alone": round(alone.ratio, 3), "allocator": allocator},
+                )
+                report(outcome, how)
 
 
 if __name__ == "__main__":

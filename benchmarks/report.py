@@ -1,0 +1,87 @@
+"""Write the tables of docs/benchmarks.md from benchmarks/results.json.
+
+    python benchmarks/report.py [--check]
+
+Generated text stands between `<!-- benchmark:GROUP -->` and `<!-- /benchmark -->`. With --check nothing is written; the exit
+code is 1 if the page is out of date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from common import load
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+MARKS = re.compile(r"(<!-- benchmark:(\w+) -->).*?(<!-- /benchmark -->)", flags=re.S)
+PLACE = ("cpu", "cores", "threads", "system")
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of one group as a table, what was noted, and what they were measured with."""
+    if not rows:
+        return "Not measured yet: `make bench`."
+    lines = [
+        "| race | against | ours / theirs [quartiles] | wanted | ours | theirs | n |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        low, high = row["ratio_quartiles"]
+        lines.append(
+            f"| {row['name']} | {row['peer']} | **{row['median_ratio']:.2f}** [{low:.2f}, {high:.2f}] | {row['wanted']} "
+            f"| {milliseconds(row['median_ours'])} | {milliseconds(row['median_peer'])} | {row['n']} |"
+        )
+    noted = [f"- {row['name']}: {told(row['notes'])}" for row in rows if row["notes"]]
+    return "\n".join([*lines, *([""] if noted else []), *noted, "", *measured_with(rows)])
+
+
+def told(notes: dict[str, Any]) -> str:
+    parts = []
+    for key, value in notes.items():
+        text = ", ".join(f"{name} {number}" for name, number in value.items()) if isinstance(value, dict) else str(value)
+        parts.append(f"{key}: {text}")
+    return "; ".join(parts)
+
+
+def measured_with(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each machine, set of versions, commit and day, with what was measured so."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        cpu, cores, threads, system = (row["machine"][key] for key in PLACE)
+        versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+        changed = ", with changes since" if row["dirty"] else ""
+        place = f"{cpu}, {cores} cores, {threads} thread(s), {system}; {versions}; commit `{row['commit'][:10]}`{changed}"
+        groups.setdefault(f"{row['date']}, {place}.", []).append(row["name"])
+    if len(groups) == 1:
+        return [f"Measured {next(iter(groups))}"]
+    return [f"- Measured {place} ({'; '.join(names)})" for place, names in groups.items()]
+
+
+def filled(text: str, rows: list[dict[str, Any]]) -> str:
+    """The page with its tables, from the rows of a results file."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{table([row for row in rows if row['group'] == match[2]])}\n{match[3]}"
+
+    return MARKS.sub(fill, text)
+
+
+def main() -> None:
+    old = PAGE.read_text()
+    new = filled(old, load())
+    if "--check" in sys.argv[1:]:
+        sys.exit("docs/benchmarks.md is out of date: python benchmarks/report.py" if new != old else 0)
+    if new != old:
+        PAGE.write_text(new)
+    print("written" if new != old else "up to date")
+
+
+if __name__ == "__main__":
+    main()
