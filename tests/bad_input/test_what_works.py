@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from tutelage import PGD, ImageSet, Linf, Teacher, audit, fashion_mnist_subset
-from tutelage.core.errors import SplitError
+from tutelage.core.errors import CheckpointError, SplitError
 from tutelage.core.rng import generator, rng_state
 from tutelage.data import as_images, read_images, training_only
 from tutelage.models.loading import load_weights, save_weights
@@ -211,3 +211,8 @@ def test_weights_of_another_type_are_taken_where_no_value_changes(user: User) ->
     load_weights(other, str(user.folder / "half.safetensors"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in user.model.state_dict().items())
     assert {value.dtype for value in other.parameters()} == {torch.float32}
+
+
+def test_what_other_libraries_say_on_several_lines_is_told_on_one() -> None:
+    error = CheckpointError("it does not fit: Error(s) in loading state_dict:\n\tMissing key(s): \"head\". ")
+    assert str(error) == 'it does not fit: Error(s) in loading state_dict: Missing key(s): "head".'

@@ -29,6 +29,10 @@ class TutelageError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """On one line, also where it tells what another library said on several."""
+        return " ".join(super().__str__().split())
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors come home from worker processes, whatever arguments they were made of."""
         return _again, (type(self), str(self), {**vars(self), **({"errno": self.errno} if isinstance(self, OSError) else {})})

@@ -12,7 +12,7 @@ def check_inputs(x: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0), nam
     """Floating point, at least one sample, finite, inside `bounds`."""
     if not isinstance(x, Tensor):
         raise InputError(name, type(x).__name__, "a torch.Tensor (B, ...)")
-    if x.dim() < 2 or x.shape[0] == 0:
+    if x.dim() < 2 or x.numel() == 0:
         raise InputError(name, f"shape {tuple(x.shape)}", "a batch (B, ...) of at least one sample")
     if not x.is_floating_point():
         raise InputError(name, f"dtype {x.dtype}", "floating point (divide uint8 images by 255)")
