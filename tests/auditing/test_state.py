@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import warnings
 from collections.abc import Callable
@@ -326,3 +327,11 @@ def test_what_is_saved_is_equal(whole, tmp_path):
     resumed.save(tmp_path / "out")
     back = AuditResult.load(tmp_path / "out")
     assert [asdict(r) for r in back.rows] == [asdict(r) for r in whole[0].rows]
+
+
+def test_the_example_of_the_page_runs(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "reliability.md").read_text(), flags=re.S)
+    exec(compile(code, "reliability", "exec"), {})
+    assert (tmp_path / "my-audit" / "report.html").is_file()
+    assert not (tmp_path / "my-audit" / "state").exists()

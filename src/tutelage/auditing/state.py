@@ -216,8 +216,9 @@ def _digest(name: str, tensors: dict[str, Tensor], plain: Any) -> str:
     return sha256_text(f"{name} {sha256_tensors(tensors)} {canonical_json(plain)}")
 
 
-def clear_finished(folder: Path) -> None:
+def clear_finished(folder: Path | str) -> None:
     """Remove the parts of audits that have ended, once their results are saved; what else is in `folder` stays."""
+    folder = Path(folder)
     for mark in folder.glob(f"*/{FINISHED}"):
         shutil.rmtree(mark.parent, ignore_errors=True)
         mark.parent.with_suffix(".lock").unlink(missing_ok=True)
