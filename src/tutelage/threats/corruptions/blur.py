@@ -8,10 +8,9 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.threats.corruptions.common import Draws, each, enlarged, gaussian, streaked
+from tutelage.threats.corruptions.common import Draws, each, enlarged, filtered, gaussian, streaked
 
 
 def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
@@ -21,14 +20,8 @@ def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
 
 def defocus_blur(x: Tensor, draws: Draws, radius: float, softness: float) -> Tensor:
     """A disk of `radius` pixels, its rim softened by a Gaussian of `softness` pixels; the image is mirrored at its border."""
-    kernel = torch.from_numpy(disk(radius, softness)).to(x)
-    reach = len(kernel) // 2
-    wide = _mirrored(x, reach)
-    out = torch.empty_like(x)
-    for part, image in each(wide):
-        planes = image.reshape(-1, 1, *image.shape[2:])
-        out[part] = F.conv2d(planes, kernel[None, None]).reshape(-1, *x.shape[1:])
-    return out
+    kernel = disk(radius, softness)
+    return filtered(_mirrored(x, len(kernel) // 2), kernel)
 
 
 @lru_cache(maxsize=64)
@@ -47,7 +40,9 @@ def disk(radius: float, softness: float) -> np.ndarray:
     rim = np.exp(-0.5 * ((np.arange(taps) - taps // 2) / softness) ** 2)
     for axis in (0, 1):
         kernel = np.apply_along_axis(np.convolve, axis, kernel, rim / rim.sum(), "same")
-    return kernel / kernel.sum()
+    while len(kernel) > 1 and kernel[0].max() < 1e-12:  # nothing reaches the outermost ring
+        kernel = kernel[1:-1, 1:-1]
+    return np.asarray(kernel / kernel.sum())
 
 
 PUBLISHED_RADII = (0.3, 0.4, 0.5, 1, 1.5, 3, 4, 6, 8, 10)
@@ -86,35 +81,32 @@ def zoom_blur(x: Tensor, draws: Draws, highest: float, step: float) -> Tensor:
 
 
 def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: float, rounds: float) -> Tensor:
-    """Blurred, then each pixel swapped with one at most `reach` away, `rounds` times over the image, then blurred again.
+    """Blurred, then each pixel replaced by one at most `reach` away, `rounds` times over the image, then blurred again.
 
-    The swaps follow each other row by row from the lower right corner, as published. Those that cannot touch the same pixel
-    are done at once: pixel s of row r in step r (2 reach + 1) + s.
+    Pixels follow each other row by row from the lower right corner and see what was replaced before them. Those that cannot
+    see each other are done at once: pixel s of row r in step r (2 reach + 1) + s.
 
-    The code released with the paper copies where its text says "shuffle" (both sides of its swap are views of one array);
-    here pixels are swapped.
+    The released code means to swap two pixels, but for colour images both sides of its swap are views of one array, so that it
+    copies; the published sets were made so. A swap would carry pixels far and be much stronger at 32 pixels.
     """
     reach = max(1, round(reach))
     b, c, h, w = x.shape
-    soft = gaussian(x, sigma)
-    pixel = torch.arange(h * w, device=x.device).repeat(b)  # which pixel now lies where, one image after the other
-    first = torch.arange(b, device=x.device)[:, None] * (h * w)
-    across = draws.uniform(int(rounds), 2, h, w).mul_(2 * reach).floor_().long().sub_(reach)
-    move = across[:, :, 0] * w + across[:, :, 1]
-    for turn in range(int(rounds)):
-        away = (first + torch.arange(h * w, device=x.device) + move[:, turn].flatten(1)).flatten()
-        for here in _steps(h, w, reach):
-            a = (first + here.to(x.device)).flatten()
-            z = away.index_select(0, a)
-            at_a, at_z = pixel.index_select(0, a), pixel.index_select(0, z)
-            pixel.index_copy_(0, a, at_z)
-            pixel.index_copy_(0, z, at_a)
-    order = pixel.reshape(b, 1, h * w).expand(b, c, h * w)
-    return gaussian(soft.flatten(2).gather(2, order).reshape(x.shape), sigma)
+    n = h * w
+    pixel = torch.arange(n, device=x.device).repeat(b)  # which pixel now lies where, one image after the other
+    first = torch.arange(b, device=x.device)[:, None] * n
+    moves = draws.coarse(int(rounds), 2, h, w).mul_(2 * reach).floor_().long()
+    away = (moves[:, :, 0] * w + moves[:, :, 1]).reshape(b, -1, n) + torch.arange(n, device=x.device) + first[:, :, None]
+    steps = [(first + here.to(x.device)).flatten() for here in _steps(h, w, reach)]
+    for seen in away.unbind(1):
+        sources = seen.flatten()
+        for here in steps:
+            pixel.index_copy_(0, here, pixel.index_select(0, sources.index_select(0, here)))
+    order = pixel.reshape(b, 1, n).expand(b, c, n)
+    return gaussian(gaussian(x, sigma).flatten(2).gather(2, order).reshape(x.shape), sigma)
 
 
 def _steps(h: int, w: int, reach: int) -> Iterator[Tensor]:
-    """The positions, in the flat image, of the swaps of each step."""
+    """The positions, in the flat image, that are replaced in each step."""
     rows, columns = max(0, h - 2 * reach), max(0, w - 2 * reach)
     for step in range((rows - 1) * (2 * reach + 1) + columns if rows and columns else 0):
         r = np.arange(max(0, -(-(step - columns + 1) // (2 * reach + 1))), min(rows - 1, step // (2 * reach + 1)) + 1)

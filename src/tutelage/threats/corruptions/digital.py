@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from tutelage.threats.corruptions.common import Draws, each, gaussian, separable
+from tutelage.threats.corruptions.common import Draws, each, gaussian
 
 
 def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
@@ -30,7 +29,7 @@ def elastic_transform(x: Tensor, draws: Draws, alpha: float, sigma: float, affin
     """
     h, w = x.shape[2:]
     corners = draws.uniform(3, 2).double().mul_(2).sub_(1).mul_(affine)
-    noise = draws.uniform(2, h, w).mul_(2).sub_(1)
+    noise = draws.coarse(2, h, w).mul_(2)
     noise = gaussian(noise, sigma, truncate=3, border="mirror") * alpha if alpha else torch.zeros_like(noise)
     rows = torch.arange(h, dtype=x.dtype, device=x.device)[:, None] + noise[:, 1]
     columns = torch.arange(w, dtype=x.dtype, device=x.device) + noise[:, 0]
@@ -63,26 +62,29 @@ def _back(moves: Tensor, h: int, w: int) -> Tensor:
 
 
 def pixelate(x: Tensor, draws: Draws, share: float) -> Tensor:
-    """Shrunk to `share` of its sides by means over boxes, then enlarged again by repeating pixels."""
-    h, w = x.shape[2:]
-    small = separable(x, _boxes(h, share), _boxes(w, share))
-    return small.index_select(2, _repeats(h, share).to(x.device)).index_select(3, _repeats(w, share).to(x.device))
+    """Shrunk to `share` of its sides by means over boxes of whole pixels, then enlarged again by repeating pixels."""
+    small = _shrunk(_shrunk(x, 2, share), 3, share)
+    for axis in (3, 2):
+        n, m = x.shape[axis], small.shape[axis]
+        small = small.index_select(axis, ((torch.arange(n, device=x.device) + 0.5) * (m / n)).long().clamp_max(m - 1))
+    return small
 
 
-@lru_cache(maxsize=64)
-def _boxes(n: int, share: float) -> np.ndarray:
-    """Means over whole pixels: (m, n), m = floor(share n); row i holds the pixels whose middle lies in its n/m wide box."""
+def _shrunk(x: Tensor, axis: int, share: float) -> Tensor:
+    """Means along one axis of n pixels: m = floor(share n) boxes, n / m wide, each of the pixels whose middle lies in it."""
+    n = x.shape[axis]
     m = max(1, int(n * share))
-    middle = (np.arange(m) + 0.5)[:, None]
-    offset = (np.arange(n) + 0.5)[None, :] * (m / n) - middle
-    inside = ((offset > -0.5) & (offset <= 0.5)).astype(float)
-    return inside / inside.sum(1, keepdims=True)
-
-
-@lru_cache(maxsize=64)
-def _repeats(n: int, share: float) -> Tensor:
-    m = max(1, int(n * share))
-    return torch.from_numpy(((np.arange(n) + 0.5) * m / n).astype(np.int64).clip(0, m - 1))
+    # the middle of pixel k, in boxes, is (k + 1/2) m / n; one on the line between two boxes belongs to the first
+    box = np.ceil((np.arange(n) + 0.5) * m / n).astype(int) - 1
+    first, counts = np.searchsorted(box, np.arange(m)), np.bincount(box, minlength=m)
+    total = None
+    for i in range(counts.max()):
+        weights = (
+            torch.from_numpy(np.where(counts > i, 1 / counts, 0)).to(x).reshape([-1 if k == axis else 1 for k in range(4)])
+        )
+        pixels = x.index_select(axis, torch.from_numpy((first + i).clip(0, n - 1)).to(x.device)).mul_(weights)
+        total = pixels if total is None else total.add_(pixels)
+    return x if total is None else total
 
 
 def jpeg_compression(x: Tensor, draws: Draws, quality: float) -> Tensor:

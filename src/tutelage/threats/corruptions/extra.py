@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.threats.corruptions.common import Draws, gaussian, tint
+from tutelage.threats.corruptions.common import Draws, filtered, gaussian, tint
 
 WATER, MUD = (175, 238, 238), (63, 42, 20)  # red, green, blue
 FARTHEST = 20  # pixels
-RELIEF = ((-2.0, -1.0, 0.0), (-1.0, 1.0, 1.0), (0.0, 1.0, 2.0))  # lit from the upper left
+RELIEF = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])  # lit from the upper left
+BOX = np.full((3, 3), 1 / 9)
 
 
 def speckle_noise(x: Tensor, draws: Draws, sigma: float) -> Tensor:
@@ -51,7 +53,8 @@ def spatter(
         cover = torch.where(cover < 0.8, 0, cover)
         return x * (1 - cover) + tint(MUD, x) * cover
     liquid = torch.where(drops, liquid, 0).mul_(255).floor_().clamp_(0, 255)
-    height = _filtered(_equalised(_box(_distance(_rim(drops))).floor_()), RELIEF).clamp_(0, 255)
+    even = _equalised(_box(_distance(_rim(drops))).floor_())
+    height = filtered(F.pad(even, [1] * 4, mode="reflect"), RELIEF).clamp_(0, 255)
     thick = liquid * _box(height)
     thick = thick / thick.amax((1, 2, 3), keepdim=True).clamp_min(1) * strength
     return x + thick * tint(WATER, x)
@@ -95,16 +98,4 @@ def _equalised(levels: Tensor) -> Tensor:
 
 def _box(x: Tensor) -> Tensor:
     """The mean of 3 x 3 pixels, the image mirrored at its border."""
-    return _filtered(x, ((1 / 9,) * 3,) * 3)
-
-
-def _filtered(x: Tensor, kernel: tuple[tuple[float, ...], ...]) -> Tensor:
-    # sums of shifted images: no library chooses another way for another batch size
-    h, w = x.shape[2:]
-    wide = F.pad(x, [1] * 4, mode="reflect")
-    out = torch.zeros_like(x)
-    for i, row in enumerate(kernel):
-        for j, weight in enumerate(row):
-            if weight:
-                out.add_(wide[:, :, i : i + h, j : j + w], alpha=weight)
-    return out
+    return filtered(F.pad(x, [1] * 4, mode="reflect"), BOX)

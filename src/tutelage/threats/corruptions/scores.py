@@ -82,7 +82,7 @@ def _mce(
 
 
 def _mean(argument: str, name: str, value: float | Sequence[float]) -> tuple[float, int]:
-    rates = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    rates = list(value) if isinstance(value, Sequence) else [value]
     for rate in rates:
         check_number(f"{argument}[{name!r}]", rate, "an error rate in [0, 1]", low=0, high=1)
     if not rates:

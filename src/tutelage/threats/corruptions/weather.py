@@ -33,8 +33,8 @@ def snow(
     noise = draws.normal(1, math.ceil(h / zoom), math.ceil(w / zoom)) * std + mean
     flakes = enlarged(noise, zoom, h, w)
     flakes = streaked(torch.where(flakes < threshold, 0, flakes).clamp_(0, 1), radius, sigma, draws.between(-135, -45))
-    white = torch.maximum(x, luminance(x).mul(1.5).add_(0.5)).mul_(1 - keep)
-    return white.add_(x, alpha=keep).add_(flakes).add_(flakes.flip(2, 3))
+    white = torch.maximum(x, luminance(x).mul(1.5).add_(0.5))
+    return white.lerp_(x, keep).add_(flakes + flakes.flip(2, 3))
 
 
 def frost(x: Tensor, draws: Draws, keep: float, strength: float, scale: float) -> Tensor:
@@ -113,36 +113,41 @@ def fog(x: Tensor, draws: Draws, amount: float, decay: float) -> Tensor:
     """(x + amount p) m / (m + amount): p a plasma in [0, 1], m the highest value of the image."""
     h, w = x.shape[2:]
     side = 1 << max(1, (max(h, w) - 1).bit_length())
-    haze = plasma(draws.uniform(side, side), decay)[:, None, :h, :w]
-    highest = x.amax((1, 2, 3), keepdim=True)
-    return (x + haze.mul_(amount)).mul_(highest / (highest + amount))
+    heights = plasma(draws.coarse(side, side), decay)
+    lowest, reach = heights.amin((1, 2)), heights.amax((1, 2)) - heights.amin((1, 2))
+    highest = x.amax((1, 2, 3))
+    share = highest / (highest + amount)
+    haze = (heights[:, None, :h, :w] - _each(lowest)) * _each(amount * share / reach.clamp_min(torch.finfo(x.dtype).tiny))
+    return (x * _each(share)).add_(haze)
 
 
-def plasma(u: Tensor, decay: float) -> Tensor:
-    """Diamond-square heights in [0, 1] of noise u in [0, 1), (B, n, n) with n a power of two; periodic.
+def _each(values: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1)."""
+    return values[:, None, None, None]
 
-    Each point is the mean of its four neighbours at the present distance plus noise of the present amplitude, which starts
-    at 100 squared; its square root is divided by `decay` from level to level.
+
+def plasma(noise: Tensor, decay: float) -> Tensor:
+    """Diamond-square heights of noise in [-1/2, 1/2), (B, n, n) with n a power of two; periodic, in some unit.
+
+    Each new point is the mean of its four neighbours plus noise whose amplitude falls by decay^2 from level to level. First
+    the middles of squares, then those of their edges. The unit of the result is the amplitude of the last level.
     """
-    step, amplitude = u.shape[1], 100.0
-    noise = u * 2 - 1
-    heights = torch.zeros_like(u)
-    while step >= 2:
-        half = step // 2
-        wave = amplitude**2
-        corner = heights[:, ::step, ::step]
-        pair = corner + corner.roll(-1, 1)
-        middle = (pair + pair.roll(-1, 2)) / 4 + wave * noise[:, half::step, half::step]
-        heights[:, half::step, half::step] = middle
-        heights[:, ::step, half::step] = (middle + middle.roll(1, 1) + corner + corner.roll(-1, 2)) / 4 + wave * noise[
-            :, ::step, half::step
-        ]
-        heights[:, half::step, ::step] = (middle + middle.roll(1, 2) + corner + corner.roll(-1, 1)) / 4 + wave * noise[
-            :, half::step, ::step
-        ]
-        step, amplitude = half, amplitude / decay
-    heights -= heights.amin((1, 2), keepdim=True)
-    return heights.div_(heights.amax((1, 2), keepdim=True).clamp_min(torch.finfo(u.dtype).tiny))
+    b, n = noise.shape[:2]
+    numbers = noise.flatten(1)
+    heights = torch.zeros_like(noise[:, :1, :1])
+    while (m := heights.shape[1]) < n:
+        # an m x m grid becomes a 2m x 2m one by three new points for each old one: numbers m^2 to 4 m^2
+        waves = numbers[:, m * m : 4 * m * m].reshape(b, 3, m, m)
+        heights = heights * decay**2
+        pair = heights + heights.roll(-1, 2)
+        middle = torch.add(waves[:, 0], pair + pair.roll(-1, 1), alpha=0.25)
+        across = torch.add(waves[:, 1], pair.add_(middle).add_(middle.roll(1, 1)), alpha=0.25)
+        down = torch.add(waves[:, 2], heights.roll(-1, 1).add_(heights).add_(middle).add_(middle.roll(1, 2)), alpha=0.25)
+        finer = noise.new_empty(b, m, 2, m, 2)
+        for row, column, points in ((0, 0, heights), (0, 1, across), (1, 0, down), (1, 1, middle)):
+            finer[:, :, row, :, column] = points
+        heights = finer.reshape(b, 2 * m, 2 * m)
+    return heights
 
 
 def brightness(x: Tensor, draws: Draws, more: float) -> Tensor:
