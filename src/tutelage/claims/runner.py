@@ -7,24 +7,29 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 
+from tutelage.claims import on_ray
 from tutelage.claims.claim import Cell, Claim, ClaimConfig, ClaimResult, Row, Scale, get_scale, load_claim
 from tutelage.claims.codehash import code_sha256
 from tutelage.claims.verdict import judge
 from tutelage.core.cache import Cache
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment, git_state
-from tutelage.core.errors import InputError, Interrupted, MissingError
+from tutelage.core.errors import InputError, Interrupted, MissingError, TutelageError
 from tutelage.core.files import check_folder, write_atomic
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.runs import Run
+from tutelage.teaching.processes import launched
+
+Engine = Literal["local", "ray"]
 
 
 def run_claim(
@@ -34,15 +39,17 @@ def run_claim(
     changes: Mapping[str, str] | None = None,
     seeds: int | None = None,
     jobs: int = 1,
+    on: Engine = "local",
     out: Path | None = None,
     cache: Cache | None = None,
     progress: Progress = QUIET,
 ) -> ClaimResult:
     """Run the claim of `slug`: every arm on every unit, then the verdict.
 
-    changes: config fields by name (`--set`). seeds: number of units instead of the scale's own. jobs: worker processes;
-    the cores are shared among them. out: the run folder (written: run.json, result.json). cache: where finished cells
-    and trained teachers are kept; a cell with the same code, config, unit and threads is not computed again.
+    changes: config fields by name (`--set`). seeds: number of units instead of the scale's own. jobs: cells at once, in
+    worker processes that share the cores; on="ray" makes them Ray tasks of one core each (`claims.on_ray`).
+    out: the run folder (written: run.json, result.json). cache: where finished cells and trained teachers are kept; a
+    cell with the same code, config, unit and threads is not computed again.
     A cell that fails is kept as a failed row; the others go on.
     """
     claim = load_claim(slug)
@@ -52,6 +59,10 @@ def run_claim(
     units = claim.units[scale] if seeds is None else seeds
     check_integer("seeds", units)
     check_integer("jobs", jobs)
+    if get_engine(on) == "ray":
+        on_ray.require()
+    if launched() > 1:
+        raise InputError("WORLD_SIZE", launched(), "one process: a claim's cells run side by side with jobs or on Ray")
     if out is not None:
         out = Path(out)
         check_folder(out)
@@ -60,12 +71,12 @@ def run_claim(
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     commit, dirty = git_state()
     code = code_sha256(claim.system.claim_module)
-    threads = max(1, torch.get_num_threads() if jobs == 1 else (os.cpu_count() or 1) // jobs)
+    threads = 1 if on == "ray" else max(1, torch.get_num_threads() if jobs == 1 else (os.cpu_count() or 1) // jobs)
     if out is not None:
         Run.create(out, "claim", {"slug": slug, "scale": scale, "config": config.model_dump(), "units": units})
     # arms outside, units inside: workers side by side are on different units and do not wait for each other's teachers
     cells = [(arm, unit) for arm in claim.arms for unit in range(units)]
-    rows = list(_rows(claim, config, cells, code, jobs, threads, cache, progress))
+    rows = list(_rows(claim, config, cells, code, jobs, on, threads, cache, progress))
     order = {cell: i for i, cell in enumerate(cells)}
     rows.sort(key=lambda row: order[row.arm, row.unit_id])
     verdict, judged = judge(claim, rows)
@@ -78,7 +89,7 @@ def run_claim(
         controls=list(claim.controls),
         data=sets,
         config=config.model_dump(),
-        environment={**environment(), "threads": threads, "jobs": jobs},
+        environment={**environment(), "threads": threads, "jobs": jobs, "on": on},
         commit=commit,
         dirty=dirty,
         code_sha256=code,
@@ -88,6 +99,14 @@ def run_claim(
     if out is not None:
         write_atomic(out / "result.json", result.model_dump_json(indent=1) + "\n")
     return result
+
+
+def get_engine(name: str) -> Engine:
+    """The engine of that name, or an InputError."""
+    for engine in get_args(Engine):
+        if engine == name:
+            return cast(Engine, engine)
+    raise InputError("on", name, "local or ray")
 
 
 def record(result: ClaimResult, folder: Path | None = None) -> Path:
@@ -137,32 +156,46 @@ def _rows(
     cells: list[tuple[str, int]],
     code: str,
     jobs: int,
+    on: Engine,
     threads: int,
     cache: Cache,
     progress: Progress,
 ) -> Iterator[Row]:
     arguments = [(claim.slug, arm, unit, config, code, cache.root, threads) for arm, unit in cells]
     with progress.task(f"{claim.slug}: {len(claim.arms)} arms x {len(cells) // len(claim.arms)} units", len(cells)) as task:
-        if jobs == 1:
-            for one in arguments:
-                row = _cell(*one, progress=progress)
-                task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
-                yield row
-            return
-        # spawned workers share nothing with this process but the cache
-        pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
-        try:
-            waiting: set[Future[Row]] = {pool.submit(_cell, *one) for one in arguments}
-            while waiting:
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    row = future.result()
-                    task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
-                    yield row
-        except KeyboardInterrupt as error:
-            raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        rows: Iterable[Row]
+        if on == "ray":
+
+            def lost(index: int, reason: str) -> Row:
+                return Row(arm=cells[index][0], unit_id=cells[index][1], status="failed", error=reason, seconds=0.0)
+
+            rows = on_ray.rows_on_ray(_cell, arguments, lost, jobs=jobs)
+        elif jobs == 1:
+            rows = (_cell(*one, progress=progress) for one in arguments)
+        else:
+            rows = _in_workers(arguments, jobs)
+        for row in rows:
+            task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
+            yield row
+
+
+def _in_workers(arguments: list[tuple[Any, ...]], jobs: int) -> Iterator[Row]:
+    # spawned workers share nothing with this process but the cache
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        waiting: set[Future[Row]] = {pool.submit(_cell, *one) for one in arguments}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise TutelageError(
+            "a worker process was killed, perhaps for its memory; finished cells are cached: run it again with fewer jobs"
+        ) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _cell(
