@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from common import Outcome, race, report, say, settings
+from common import Outcome, race, report, settings
 
 NAMED = ("zoom_blur", "frost", "snow", "fog", "brightness", "elastic_transform", "glass_blur")
 CLOSE = ("brightness", "contrast", "pixelate", "saturate", "jpeg_compression", "defocus_blur", "zoom_blur", "gaussian_blur")
@@ -97,7 +97,7 @@ def main() -> None:
             try:
                 found = theirs()
             except Exception as error:  # a peer of 2019 on libraries of today: what stops it is a result
-                say(f"{name} at {size}: the peer does not run: {type(error).__name__}: {error}")
+                print(f"{name} at {size}: the peer does not run: {type(error).__name__}: {error}", flush=True)
                 continue
             if name in CLOSE:
                 mine = ours().mul(255).floor().permute(0, 2, 3, 1).numpy()
@@ -105,9 +105,7 @@ def main() -> None:
                 inner = off[:, 2:-2, 2:-2]
                 notes |= {"mean levels off": float(off.mean()), "most levels off": float(off.max())}
                 notes |= {"share more than 1 level off": float((off > 1).mean()), "most, border left out": float(inner.max())}
-            rounds = [
-                [one["ours"], one["peer"]] for one in race({"ours": ours, "peer": theirs}, how.rounds, warm_up=not how.quick)
-            ]
+            rounds = [[one["ours"], one["peer"]] for one in race({"ours": ours, "peer": theirs}, how.rounds)]
             report(
                 Outcome(
                     name=f"corruptions, {name}, {size} px",

@@ -18,26 +18,33 @@ def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
     return gaussian(x, sigma)
 
 
-def defocus_blur(x: Tensor, draws: Draws, radius: float, softness: float) -> Tensor:
-    """A disk of `radius` pixels, its rim softened by a Gaussian of `softness` pixels; the image is mirrored at its border."""
-    kernel = disk(radius, softness)
+def defocus_blur(x: Tensor, draws: Draws, radius: float, softness: float, scale: float) -> Tensor:
+    """A disk of `radius` pixels, its rim softened by a Gaussian of `softness` pixels, both enlarged by `scale`.
+
+    The image is mirrored at its border.
+    """
+    kernel = disk(radius, softness, scale)
     return filtered(_mirrored(x, len(kernel) // 2), kernel)
 
 
 @lru_cache(maxsize=64)
-def disk(radius: float, softness: float) -> np.ndarray:
-    """The kernel of a lens out of focus, (2 r + 1, 2 r + 1), sum 1.
+def disk(radius: float, softness: float, scale: float = 1.0) -> np.ndarray:
+    """The kernel of a lens out of focus, (k, k) with k odd, sum 1.
 
-    At the published radii a pixel is in or out by its middle. So scaled a disk below one pixel would be a point and nothing
-    would change, so other radii count the part of each pixel that the disk covers (on a grid of 16 x 16).
+    As published, a pixel is in or out by its middle: radius 0.3 is one pixel, radius 1 is five. Enlarged, the disk has that
+    one's mean squared distance from the middle, times scale squared, and a pixel counts by the part of it that is covered.
     """
-    taps = 3 if radius <= 8 else 5
-    reach = math.ceil(radius) + taps // 2
-    fine = 1 if radius in PUBLISHED_RADII else 16
-    at = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
-    inside = (at[:, None] ** 2 + at[None, :] ** 2 <= radius**2).astype(float)
-    kernel = inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3))
-    rim = np.exp(-0.5 * ((np.arange(taps) - taps // 2) / softness) ** 2)
+    at = np.arange(-int(radius), int(radius) + 1)
+    far = at[:, None] ** 2 + at[None, :] ** 2
+    kernel = (far <= radius**2).astype(float)
+    if scale != 1:
+        larger = scale * math.sqrt(2 * float((far * kernel).sum() / kernel.sum()))  # a disk's is half its squared radius
+        kernel = _covered(larger)
+    # the published rims reach one pixel, from radius 9 on two; wider ones as far as the widest of those, 0.6, in proportion
+    softness *= scale
+    reach = max(1 if radius <= 8 else 2, round(softness / 0.6))
+    rim = np.exp(-0.5 * (np.arange(-reach, reach + 1) / softness) ** 2)
+    kernel = np.pad(kernel, reach)
     for axis in (0, 1):
         kernel = np.apply_along_axis(np.convolve, axis, kernel, rim / rim.sum(), "same")
     while len(kernel) > 1 and kernel[0].max() < 1e-12:  # nothing reaches the outermost ring
@@ -45,7 +52,14 @@ def disk(radius: float, softness: float) -> np.ndarray:
     return np.asarray(kernel / kernel.sum())
 
 
-PUBLISHED_RADII = (0.3, 0.4, 0.5, 1, 1.5, 3, 4, 6, 8, 10)
+def _covered(radius: float, fine: int = 16) -> np.ndarray:
+    """The part of each pixel that a disk around the middle one covers, on a grid of fine x fine points a pixel."""
+    if radius == 0:
+        return np.ones((1, 1))
+    reach = math.ceil(radius)
+    at = (np.arange((2 * reach + 1) * fine) + 0.5) / fine - reach - 0.5
+    inside = at[:, None] ** 2 + at[None, :] ** 2 <= radius**2
+    return np.asarray(inside.reshape(2 * reach + 1, fine, 2 * reach + 1, fine).mean((1, 3)))
 
 
 def _mirrored(x: Tensor, reach: int) -> Tensor:

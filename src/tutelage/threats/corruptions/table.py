@@ -57,11 +57,11 @@ TABLE: dict[str, Entry] = {
     "gaussian_noise": Entry(noise.gaussian_noise, "noise", _rows(.04, .06, .08, .09, .1), _rows(.08, .12, .18, .26, .38), (0,)),
     "shot_noise": Entry(noise.shot_noise, "noise", _rows(500, 250, 100, 75, 50), _rows(60, 25, 12, 5, 3), (0,)),
     "impulse_noise": Entry(noise.impulse_noise, "noise", _rows(.01, .02, .03, .05, .07), _rows(.03, .06, .09, .17, .27), (0,)),
-    "defocus_blur": Entry(  # radius, softness of the rim (of the pixel grid, so it does not grow)
+    "defocus_blur": Entry(  # radius, softness of the rim, scale of both
         blur.defocus_blur, "blur",
-        ((.3, .4), (.4, .5), (.5, .6), (1, .2), (1.5, .1)),
-        ((3, .1), (4, .5), (6, .5), (8, .5), (10, .5)),
-        (1, 0), random=False,
+        ((.3, .4, 1), (.4, .5, 1), (.5, .6, 1), (1, .2, 1), (1.5, .1, 1)),
+        ((3, .1, 1), (4, .5, 1), (6, .5, 1), (8, .5, 1), (10, .5, 1)),
+        (0, 0, 1), random=False,
     ),
     "glass_blur": Entry(  # sigma, reach, rounds
         blur.glass_blur, "blur",
