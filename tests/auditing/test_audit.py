@@ -208,7 +208,7 @@ def test_bad_arguments_are_named(net, data, arguments, message):
 
 def test_images_that_do_not_fit_the_model_are_told(net):
     wide = (torch.rand(20, 1, 20, 20), torch.arange(20) % 10)
-    with pytest.raises(InputError, match=r"model: got RuntimeError on images of shape \(20, 1, 20, 20\)"):
+    with pytest.raises(InputError, match=r"model: got RuntimeError on inputs of shape \(20, 1, 20, 20\)"):
         tutelage.audit(net, wide, threats=["fgsm:linf@0.1"])
 
 
@@ -217,5 +217,5 @@ def test_whatever_a_model_raises_is_told_in_one_sentence(data):
         def forward(self, x: Tensor) -> Tensor:
             raise KeyError("mean")
 
-    with pytest.raises(InputError, match="model: got KeyError on images"):
+    with pytest.raises(InputError, match="model: got KeyError on inputs"):
         tutelage.audit(Picky(), data, threats=["fgsm:linf@0.1"])

@@ -805,16 +805,7 @@ GROUPS = {
 TABLE = {f"{group}/{name}": case for group, cases in GROUPS.items() for name, case in cases.items()}
 
 
-# a batch that an objective refuses in `fit` has moved running statistics by then
-PENDING = (
-    "teaching/fit: labels above the model",
-    "teaching/fit: rslad with a teacher of other classes",
-    "teaching/fit: a student of tuples",
-)
-NAMES = [pytest.param(name, marks=pytest.mark.xfail(strict=False)) if name in PENDING else name for name in TABLE]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TABLE)
 def test_bad_input(name: str, user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     case = TABLE[name]
     monkeypatch.chdir(user.folder)

@@ -449,7 +449,7 @@ def test_nan_inputs_in_a_later_batch_stop_before_the_update_that_they_would_spoi
     spoiled[5] = math.nan
     with pytest.raises((NotFinite, InputError)):
         fit(
-            student, objective(net(1), net(2)), loader_of(spoiled, y), epochs=1,
+            student, objective(net(1), net(2)), DataLoader(list(zip(spoiled, y, strict=True)), batch_size=4), epochs=1,
             optimizer=torch.optim.SGD(student.parameters(), **sgd),
         )  # fmt: skip
     for a, b in zip(student.parameters(), after_one.parameters(), strict=True):

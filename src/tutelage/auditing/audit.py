@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tutelage.auditing.measure import Measured, attack_set, device_of, predict
 from tutelage.auditing.result import AuditResult, AuditRow, Curve, Example, accuracy_row
 from tutelage.auditing.state import State, file_name, identity
+from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment
 from tutelage.core.errors import AuditError, InputError, Interrupted
 from tutelage.core.files import check_folder
@@ -23,7 +24,7 @@ from tutelage.core.rng import generator
 from tutelage.core.stats import wilson
 from tutelage.data.images import ImageSet
 from tutelage.data.readers import Images, as_images
-from tutelage.models.checks import check_labels, check_logits, look_like_probabilities
+from tutelage.models.checks import check_labels, look_like_probabilities, run_model
 from tutelage.models.guard import evaluating
 from tutelage.models.loading import fingerprint
 from tutelage.threats.budgets import Budget
@@ -72,12 +73,22 @@ def audit(
     start = time.monotonic()
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
+    if isinstance(threats, str | Budget | Attack | Suite):
+        threats = [threats]
+    if not isinstance(threats, Sequence):
+        raise InputError("threats", threats, "a list of budgets, attacks, suites or strings such as linf@8/255")
     suites = [_suite(threat) for threat in threats]
     names = [_name(suite) for suite in suites]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError("threats", f"{twice[0]} twice", "each threat once")
-    if batch_size < 1:
-        raise InputError("batch_size", batch_size, "at least 1")
+    check_integer("batch_size", batch_size)
+    check_integer("seed", seed, low=-(2**63))
+    if n is not None:
+        check_integer("n", n)
+    if slices is not None and not isinstance(slices, Mapping):
+        raise InputError("slices", type(slices).__name__, "a mapping of names to positions or masks")
+    if name is not None and not isinstance(name, str):
+        raise InputError("name", name, "the model's name as text")
     if state is not None:
         check_folder(Path(state), "state")
     images = as_images(data)
@@ -193,7 +204,12 @@ def _name(suite: Suite) -> str:
 def _masks(slices: Mapping[str, Sequence[int] | Tensor], n: int) -> dict[str, Tensor]:
     masks = {}
     for name, part in slices.items():
-        index = torch.as_tensor(part)
+        try:
+            index = torch.as_tensor(part)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError("slices", f"{name!r}: {part!r}", "positions or a mask") from error
+        if index.dim() != 1 or (len(index) and (index.is_floating_point() or index.is_complex())):
+            raise InputError("slices", f"{name!r}: {index.dtype} of shape {tuple(index.shape)}", "integer positions or a mask")
         mask = index if index.dtype == torch.bool else torch.zeros(n, dtype=torch.bool)
         if index.dtype == torch.bool:
             if index.shape != (n,):
@@ -214,13 +230,7 @@ def _sanity(model: nn.Module, images: ImageSet, force: bool) -> Sequence[str]:
     x, y = images[list(range(min(32, len(images))))]
     x = x.to(device_of(model))
     with torch.no_grad(), evaluating(model):
-        try:
-            outputs = model(x)
-        except Exception as error:  # the user's own code may raise anything; its reason belongs into the one sentence
-            raise InputError(
-                "model", f"{type(error).__name__} on images of shape {tuple(x.shape)}: {error}", "logits"
-            ) from error
-        logits = check_logits(outputs, len(x))
+        logits = run_model(model, x)
         check_labels(y, len(x), logits.shape[1], name="label")
         again = model(x)
     check_labels(images.labels, len(images), logits.shape[1], name="label")

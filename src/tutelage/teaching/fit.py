@@ -30,11 +30,13 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from tutelage.core.checks import check_callable, check_integer, check_number
 from tutelage.core.errors import CheckpointError, InputError, Interrupted, NotFinite
 from tutelage.core.files import write_atomic
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import generator, rng_state, seeded, set_rng_state
 from tutelage.core.runs import read_jsonl
+from tutelage.data.checks import check_in_memory
 from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.models.guard import evaluating
 from tutelage.models.sharding import gathered, load_gathered, sharded_like
@@ -131,11 +133,26 @@ def fit(
     Raises NotFinite when loss or gradient is not finite (the step is not taken and the model keeps the last good
     weights), Interrupted on Ctrl-C (after a checkpoint), InputError and SplitError before anything is computed.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError("model", type(model).__name__, "an nn.Module")
+    if not hasattr(optimizer, "param_groups"):  # Accelerate's wrapper has them too
+        raise InputError("optimizer", type(optimizer).__name__, "a torch optimizer over the model's parameters")
     _check(model, loader, epochs, steps, ema, validate, select, checkpoint)
     for argument, every in (("checkpoint_every", checkpoint_every), ("log_every", log_every)):
-        if every is not None and (not isinstance(every, int) or every < 1):
-            raise InputError(argument, every, "an integer >= 1")
-    with nullcontext() if accelerator else _accumulation_kept():
+        if every is not None:
+            check_integer(argument, every)
+    check_integer("seed", seed, low=-(2**63))
+    check_callable("objective", objective, "a function of (model, batch, ctx) that gives (loss, things to log)")
+    check_callable("schedule", schedule, "a function of (step, total steps) that gives a factor")
+    for argument, function in (("augment", augment), ("validate", validate)):
+        if function is not None:
+            check_callable(argument, function, "a function")
+    own = {id(parameter) for parameter in model.parameters()}
+    if accelerator is None and not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        raise InputError(
+            "optimizer", "parameters of another model", "an optimizer over the parameters of the model that is trained"
+        )
+    with _modes_kept(model), nullcontext() if accelerator else _accumulation_kept():
         training = _Training(
             model, objective, loader, optimizer, schedule, augment, ema, validate, select,
             Path(checkpoint) if checkpoint else None, checkpoint_every, Path(log) if log else None, log_every, seed,
@@ -157,13 +174,11 @@ def _check(
 ) -> None:
     if (epochs is None) == (steps is None):
         raise InputError("epochs", f"epochs={epochs}, steps={steps}", "one of epochs and steps")
-    length = epochs if epochs is not None else steps
-    if not isinstance(length, int) or length < 1:
-        raise InputError("epochs" if epochs is not None else "steps", length, "an integer >= 1")
-    if not hasattr(loader, "__len__") or len(loader) == 0:
+    check_integer("epochs" if epochs is not None else "steps", epochs if epochs is not None else steps)
+    if isinstance(loader, Iterator) or not hasattr(loader, "__len__") or len(loader) == 0:
         raise InputError("loader", type(loader).__name__, "a DataLoader with at least one batch and a length")
-    if ema is not None and not 0 < ema < 1:
-        raise InputError("ema", ema, "a decay between 0 and 1")
+    if ema is not None:
+        check_number("ema", ema, "a decay between 0 and 1", low=1e-12, high=1 - 1e-12)
     if select is not None and validate is None:
         raise InputError("select", select, "a validate function to select by")
     if checkpoint is not None and not _replayable(loader):
@@ -176,6 +191,7 @@ def _check(
         raise InputError("model", "no parameter that requires a gradient", "something to train")
     with training_only():
         refuse_test_data(loader)
+    check_in_memory(loader)
 
 
 class _Training:
@@ -298,8 +314,8 @@ class _Training:
         buffers = [(buffer, buffer.clone()) for buffer in self.plain.buffers()]
         ctx = Context(self.step, self.total, scale, self.generator, self.processes.batch_mean)
         with nullcontext() if stepping else self.processes.unsynchronised(self.model):
-            with self.processes.sharing():
-                loss, extra = self.compute(batch, ctx)
+            with self.processes.sharing(), _buffers_kept(buffers):
+                loss, extra = _loss_of(self.compute(batch, ctx))
             value = self.processes.batch_mean({"loss": float(loss.detach())})["loss"]
             if not math.isfinite(value):
                 self._stop("the loss", buffers)
@@ -335,8 +351,7 @@ class _Training:
     def _stop(self, what: str, buffers: list[tuple[Tensor, Tensor]]) -> NoReturn:
         """No step is taken; statistics that this batch has already moved are put back."""
         self.optimizer.zero_grad()
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        _put_back(buffers)
         raise NotFinite(self.step, what)
 
     def _end_of_epoch(self) -> None:
@@ -496,6 +511,47 @@ def _state_of(thing: Any) -> Any:
 def _load_state_of(thing: Any, state: Any) -> None:
     if state is not None and hasattr(thing, "load_state_dict"):
         thing.load_state_dict(state)
+
+
+def _loss_of(answer: Any) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+    """What an objective must give: a scalar loss with a gradient, and things to log."""
+    if not isinstance(answer, tuple | list) or len(answer) != 2 or not isinstance(answer[1], Mapping):
+        raise InputError("objective", f"a result of type {type(answer).__name__}", "(loss, {name: value to log})")
+    loss = answer[0]
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
+        raise InputError("objective", f"a loss of {got}", "one number in a tensor (a mean over the batch)")
+    if not loss.requires_grad:
+        raise InputError("objective", "a loss without a gradient", "a loss that depends on the model's parameters")
+    return loss, answer[1]
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """A training that fails hands the model back in the modes in which it came; one that ends leaves it in eval mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        for module, mode in modes:
+            module.training = mode
+        raise
+
+
+@contextmanager
+def _buffers_kept(buffers: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """A batch that is refused has moved no running statistics."""
+    try:
+        yield
+    except BaseException:
+        _put_back(buffers)
+        raise
+
+
+@torch.no_grad()
+def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
+    for buffer, before in buffers:
+        buffer.copy_(before)
 
 
 @contextmanager
