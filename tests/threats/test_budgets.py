@@ -322,3 +322,28 @@ def test_names() -> None:
     assert str(L2(0.5)) == "l2@0.5"
     assert str(L2(1)) == "l2@1"
     assert str(Linf(torch.tensor([0.1]))) == "linf@per-sample"
+
+
+@pytest.mark.parametrize("bounds", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("eps", [0.25, torch.tensor([0.0, 0.1, 0.6])])
+def test_a_clamp_to_the_box_is_the_projection(eps: float | torch.Tensor, bounds: tuple[float, float] | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 2, 5, generator=generator)
+    x_adv = 4 * torch.rand(3, 2, 5, generator=generator) - 1.5
+    box = Linf(eps).box(x, bounds)
+    assert box is not None
+    assert torch.equal(x_adv.clamp(*box), Linf(eps).project_within(x, x_adv, bounds))
+
+
+def test_the_box_by_hand_and_who_has_none() -> None:
+    x = torch.tensor([[0.1, 0.5, 0.9]])
+    box = Linf(0.25).box(x, (0.0, 1.0))
+    assert box is not None
+    assert torch.allclose(box[0], torch.tensor([[0.0, 0.25, 0.65]]))
+    assert torch.allclose(box[1], torch.tensor([[0.35, 0.75, 1.0]]))
+
+    class Mine(Linf):
+        """May project otherwise than its parent."""
+
+    for other in (L2(0.25), L1(0.25), Mine(0.25)):
+        assert other.box(x, (0.0, 1.0)) is None
