@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from common import Outcome, race, report, settings
+from common import Outcome, keep_memory, race, report, settings
 
 NAMED = ("zoom_blur", "frost", "snow", "fog", "brightness", "elastic_transform", "glass_blur")
 CLOSE = ("brightness", "contrast", "pixelate", "saturate", "jpeg_compression", "defocus_blur", "zoom_blur", "gaussian_blur")
@@ -75,6 +75,7 @@ def main() -> None:
 
     from tutelage.threats.corruptions import NAMES, corrupt, frost_source
 
+    keep_memory()
     peer = peer_module()
     n = 4 if how.quick else how.options.batch
     severity = how.options.severity

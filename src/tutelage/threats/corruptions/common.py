@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tutelage.core.rng import derive, normal, uniform
 
+LARGE = 64 * 64  # pixels: from there on one image at a time is faster on a processor
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, of red, green and blue
 
 
@@ -96,33 +97,47 @@ def separable(x: Tensor, rows: np.ndarray, columns: np.ndarray) -> Tensor:
     return out
 
 
-@lru_cache(maxsize=256)
-def gaussian_matrix(n: int, sigma: float, truncate: float = 4.0, border: str = "nearest") -> np.ndarray:
-    """A Gaussian filter of n samples as an (n, n) matrix.
+def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, border: str = "nearest") -> Tensor:
+    """Images (B, C, H, W) through a Gaussian filter of standard deviation `sigma` pixels.
 
     Taps reach to `truncate` sigma and sum to 1. Outside lies the nearest sample, or with border="mirror" the image mirrored
     at its edge (the edge sample twice).
     """
     radius = int(truncate * sigma + 0.5)
-    steps = np.arange(-radius, radius + 1)
-    taps = np.exp(-0.5 * (steps / sigma) ** 2) if radius else np.ones(1)
-    at = np.arange(n)[:, None] + steps
-    if border == "nearest":
-        at = at.clip(0, n - 1)
-    else:
-        at %= 2 * n
-        at = np.minimum(at, 2 * n - 1 - at)
+    if radius == 0:
+        return x
+    if 9 * radius > min(x.shape[2:]):  # many taps: a product of matrices takes less time
+        return separable(x, *(gaussian_matrix(n, sigma, radius, border) for n in x.shape[2:]))
+    taps = _taps(sigma, radius).tolist()
+    for axis in (3, 2):
+        n = x.shape[axis]
+        wide = x.index_select(axis, torch.from_numpy(_outside(np.arange(-radius, n + radius), n, border)).to(x.device))
+        x = wide.narrow(axis, 0, n) * taps[0]
+        for i, tap in enumerate(taps[1:], start=1):
+            x.add_(wide.narrow(axis, i, n), alpha=tap)
+    return x
+
+
+@lru_cache(maxsize=256)
+def gaussian_matrix(n: int, sigma: float, radius: int, border: str) -> np.ndarray:
+    """The filter of `gaussian` for n samples as an (n, n) matrix."""
+    at = _outside(np.arange(n)[:, None] + np.arange(-radius, radius + 1), n, border)
     matrix = np.zeros((n, n))
-    np.add.at(matrix, (np.arange(n)[:, None], at), taps / taps.sum())
+    np.add.at(matrix, (np.arange(n)[:, None], at), _taps(sigma, radius))
     return matrix
 
 
-def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, border: str = "nearest") -> Tensor:
-    """Images (B, C, H, W) through a Gaussian filter of standard deviation `sigma` pixels."""
-    if int(truncate * sigma + 0.5) == 0:
-        return x
-    h, w = x.shape[2:]
-    return separable(x, gaussian_matrix(h, sigma, truncate, border), gaussian_matrix(w, sigma, truncate, border))
+def _taps(sigma: float, radius: int) -> np.ndarray:
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return np.asarray(taps / taps.sum())
+
+
+def _outside(at: np.ndarray, n: int, border: str) -> np.ndarray:
+    """Positions, some of them outside 0 ... n - 1, as the positions of the samples that stand there."""
+    if border == "nearest":
+        return at.clip(0, n - 1)
+    at = at % (2 * n)
+    return np.minimum(at, 2 * n - 1 - at)
 
 
 def filtered(wide: Tensor, kernel: np.ndarray) -> Tensor:
@@ -160,18 +175,28 @@ def streaked(x: Tensor, radius: float, sigma: float, degrees: Sequence[float]) -
     steps = np.arange(2 * round(radius) + 1)
     taps = np.exp(-0.5 * (steps / sigma) ** 2)
     taps /= taps.sum()
-    h, w = x.shape[2:]
-    out = torch.empty_like(x)
-    for i, angle in enumerate(degrees):
-        # the pixel that each step takes is the one behind: ceil(. - 1/2) rounds halves down
-        down = np.ceil(steps * math.sin(math.radians(angle)) - 0.5).astype(int)
-        right = np.ceil(steps * math.cos(math.radians(angle)) - 0.5).astype(int)
-        down, right = down.clip(-h, h), right.clip(-w, w)
-        top, left = max(0, -down.min()), max(0, -right.min())
-        room = [left, max(0, right.max()), top, max(0, down.max())]
-        wide = F.pad(x[i : i + 1], room, mode="replicate")[0]
-        total = torch.zeros_like(x[i])
-        for tap, dy, dx in zip(taps.tolist(), (down + top).tolist(), (right + left).tolist(), strict=True):
-            total.add_(wide[:, dy : dy + h, dx : dx + w], alpha=tap)
-        out[i] = total
-    return out
+    b, c, h, w = x.shape
+    turns = np.radians(np.asarray(degrees))[:, None]
+    # the pixel that each step takes is the one behind: ceil(. - 1/2) rounds halves down; beyond the edge all are the same
+    down = np.ceil(steps * np.sin(turns) - 0.5).astype(int).clip(-h, h)
+    right = np.ceil(steps * np.cos(turns) - 0.5).astype(int).clip(-w, w)
+    top, left = max(0, -down.min()), max(0, -right.min())
+    room = [left, max(0, right.max()), top, max(0, down.max())]
+    if x.device.type == "cpu" and h * w > LARGE:
+        out = torch.zeros_like(x)
+        for i in range(b):
+            wide = F.pad(x[i : i + 1], room, mode="replicate")[0]
+            for tap, dy, dx in zip(taps.tolist(), (down[i] + top).tolist(), (right[i] + left).tolist(), strict=True):
+                out[i].add_(wide[:, dy : dy + h, dx : dx + w], alpha=tap)
+        return out
+    # small images, or a device that wants few large steps: one tap of all images at once
+    wide = F.pad(x, room, mode="replicate")
+    high, broad = wide.shape[2:]
+    origin = torch.arange(b * c).reshape(b, c, 1, 1) * (high * broad)
+    origin = origin + (torch.arange(h)[:, None] + top) * broad + torch.arange(w) + left
+    origin, moves = origin.to(x.device), torch.from_numpy(down * broad + right).to(x.device)
+    values, total = wide.flatten(), torch.zeros_like(x)
+    for i, tap in enumerate(taps.tolist()):
+        at = (origin + moves[:, i, None, None, None]).flatten()
+        total.add_(values.index_select(0, at).reshape(x.shape), alpha=tap)
+    return total
