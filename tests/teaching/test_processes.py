@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -30,15 +31,19 @@ SHARDED = ["sharded", "sharded-interrupted"]
 ALONE = ["dropout", "dropout-interrupted", "batchnorm", "interrupted", "workers", "plugin", "diverging"]
 
 
-def launch(out: Path, names: list[str], processes: int) -> subprocess.CompletedProcess[str]:
+def torchrun(processes: int, arguments: list[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), str(JOB), str(out), *names]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    launcher += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    command = [sys.executable, *(launcher if processes > 1 else []), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False, cwd=cwd)
+
+
+def launch(out: Path, names: list[str], processes: int) -> subprocess.CompletedProcess[str]:
+    return torchrun(processes, [str(JOB), str(out), *names])
 
 
 Found = tuple[dict[str, Any], dict[str, Tensor]]
@@ -232,3 +237,18 @@ def test_a_query_budget_is_that_of_all_processes() -> None:
         assert teacher.spent == 5
         with pytest.raises(Exception, match="5 of 8 samples were asked; 5 more"):
             teacher.query(torch.rand(2, 2))
+
+
+# the page
+
+
+@pytest.mark.parametrize("script", ["train.py", "sharded.py"])
+def test_the_scripts_of_the_page_run_in_two_processes(script: str, root: Path, tmp_path: Path) -> None:
+    page = (root / "docs" / "scale-out.md").read_text()
+    found = re.search(rf"```python file={re.escape(script)}\n(.*?)```", page, flags=re.S)
+    assert found is not None
+    (tmp_path / script).write_text(found[1])
+    done = torchrun(2, [script], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    weights = load_file(tmp_path / {"train.py": "student.safetensors"}.get(script, "sharded.safetensors"))
+    assert weights["1.weight"].shape == ({"train.py": 8}.get(script, 32), 784)

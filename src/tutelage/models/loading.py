@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors, write_atomic
+from tutelage.models.sharding import gathered, load_gathered
 
 
 def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
@@ -129,7 +130,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
             kinds = [str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, own[name].dtype)]
             wanted = f"values that {kinds[1]} can hold: save the weights in the model's type, or convert the model to theirs"
             raise InputError("weights", f"{name!r} in {kinds[0]} for a {kinds[1]} model", wanted)
-    model.load_state_dict(given)
+    load_gathered(model, given)
 
 
 def _same_in(tensor: Tensor, dtype: torch.dtype) -> bool:
@@ -143,12 +144,15 @@ def _same_in(tensor: Tensor, dtype: torch.dtype) -> bool:
     return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Write a model's state as safetensors, whole or not at all. Tensors that share memory are written each."""
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_atomic(path, save(state))
+def save_weights(model: nn.Module, path: Path | str) -> None:
+    """Write a model's state as safetensors, whole or not at all. Tensors that share memory are written each.
+
+    A model that is sharded over processes is gathered first: then all of them call this.
+    """
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in gathered(dict(model.state_dict())).items()}
+    write_atomic(Path(path), save(state))
 
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 of a model's state: names, shapes, dtypes and values."""
-    return sha256_tensors(dict(model.state_dict()))
+    return sha256_tensors(gathered(dict(model.state_dict())))
