@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from common import HERE, settings
-from peers import PEERS, missing, python_of
+from peers import missing, python_of
 
 from tutelage.app.demo import ROBUST
 from tutelage.claims.recipes import teacher
@@ -28,6 +28,8 @@ from tutelage.core.progress import shown
 from tutelage.core.rng import derive
 from tutelage.data.sets import fashion_mnist_subset
 from tutelage.models.loading import save_weights
+
+PEERS = ("foolbox", "torchattacks")
 
 
 def robust_model(quick: bool) -> torch.nn.Module:

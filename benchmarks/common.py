@@ -25,7 +25,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 LEAST_ROUNDS = 5
-PACKAGES = ("tutelage", "torch", "numpy", "accelerate", "torchattacks", "foolbox")
+PACKAGES = ("tutelage", "torch", "numpy", "accelerate", "torchattacks", "foolbox", "imagecorruptions")
 
 
 @dataclass(frozen=True)

@@ -67,15 +67,18 @@ def main() -> None:
     wanted = sys.argv[1:] or PEERS
     if unknown := [peer for peer in wanted if peer not in PEERS]:
         sys.exit(f"unknown peer {unknown[0]!r}; there are {', '.join(PEERS)}")
+    failed = []
     for peer in wanted:
         if missing(peer):
             print(f"making the environment of {peer}", flush=True)
             try:
                 make(peer)
             except subprocess.CalledProcessError as error:
-                sys.exit(f"the environment of {peer} could not be made: {error}")
+                failed.append(f"the environment of {peer} could not be made: {error}")
         else:
             print(f"the environment of {peer} is up to date")
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":
