@@ -135,9 +135,9 @@ def _taps(sigma: float, radius: int) -> np.ndarray:
 def _outside(at: np.ndarray, n: int, border: str) -> np.ndarray:
     """Positions, some of them outside 0 ... n - 1, as the positions of the samples that stand there."""
     if border == "nearest":
-        return at.clip(0, n - 1)
+        return np.asarray(at.clip(0, n - 1))
     at = at % (2 * n)
-    return np.minimum(at, 2 * n - 1 - at)
+    return np.asarray(np.minimum(at, 2 * n - 1 - at))
 
 
 def filtered(wide: Tensor, kernel: np.ndarray) -> Tensor:
