@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -449,3 +451,18 @@ def test_mce_names_what_is_wrong(errors: dict, base: dict, name: str, named: str
 def test_relative_mce_needs_a_baseline_that_corruption_makes_worse():
     with pytest.raises(InputError, match=r"baseline_errors: got 0.2 for fog, wanted a baseline that corruption makes worse"):
         relative_mce({"fog": 0.3}, 0.1, {"fog": 0.2}, 0.2, baseline="net")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_memory_layout_of_the_images_does_not_matter(name: str):
+    x = pictures(3, 3, 32)
+    turned = x.to(memory_format=torch.channels_last)
+    assert torch.equal(corrupt(turned, name, 3, seeds=range(3)), corrupt(x, name, 3, seeds=range(3)))
+
+
+def test_the_examples_of_the_page_run(root: Path, capsys: pytest.CaptureFixture[str]):
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "corruptions.md").read_text(), flags=re.S)
+    for block in blocks:
+        exec(compile(block, "corruptions.md", "exec"), {})
+    assert len(blocks) == 2
+    assert capsys.readouterr().out == "mCE 50.0 % of AlexNet on ImageNet-C (15 corruptions)\n"
