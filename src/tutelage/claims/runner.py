@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from tutelage.claims.verdict import judge
 from tutelage.core.cache import Cache
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment, git_state
-from tutelage.core.errors import InputError, Interrupted, MissingError, TutelageError
+from tutelage.core.errors import InputError, Interrupted, MissingError, TutelageError, WriteError
 from tutelage.core.files import check_folder, write_atomic
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.runs import Run
@@ -181,7 +182,7 @@ def _rows(
 
 def _in_workers(arguments: list[tuple[Any, ...]], jobs: int) -> Iterator[Row]:
     # spawned workers share nothing with this process but the cache
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_the_run)
     try:
         waiting: set[Future[Row]] = {pool.submit(_cell, *one) for one in arguments}
         while waiting:
@@ -196,6 +197,18 @@ def _in_workers(arguments: list[tuple[Any, ...]], jobs: int) -> Iterator[Row]:
         raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with_the_run() -> None:
+    """A worker holds both ends of its queue, so it would wait for ever for the work of a run that was killed: it ends."""
+    run = multiprocessing.parent_process()
+    assert run is not None
+
+    def watch() -> None:
+        run.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _cell(
@@ -226,7 +239,7 @@ def _cell(
     try:
         folder = cache.get("cells", {**key, "threads": threads, "torch": torch.__version__}, build)
         return Row.model_validate_json((folder / "row.json").read_text())
-    except Interrupted:
+    except (Interrupted, WriteError):  # a full disk would fail every cell after this one
         raise
     except Exception as error:  # a failed cell is a result: it is kept with its reason
         where = traceback.extract_tb(error.__traceback__)[-1]

@@ -32,14 +32,14 @@ from torch.utils.data import (
 
 from tutelage.core.checks import check_callable, check_integer, check_number
 from tutelage.core.errors import CheckpointError, InputError, Interrupted, NotFinite
-from tutelage.core.files import write_atomic
+from tutelage.core.files import check_folder, write_atomic, writing
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import generator, rng_state, seeded, set_rng_state
 from tutelage.core.runs import read_jsonl
 from tutelage.data.checks import check_in_memory
 from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.models.guard import evaluating
-from tutelage.models.sharding import gathered, load_gathered, sharded_like
+from tutelage.models.sharding import gathered, is_sharded, load_gathered, sharded_like
 from tutelage.teaching.checkpoint import load_checkpoint, save_checkpoint
 from tutelage.teaching.processes import Processes, accelerator_of
 from tutelage.teaching.schedules import Schedule, constant
@@ -191,6 +191,8 @@ def _check(
         raise InputError("model", "no parameter that requires a gradient", "something to train")
     with training_only():
         refuse_test_data(loader)
+    if checkpoint is not None:
+        check_folder(Path(checkpoint), "checkpoint")
     check_in_memory(loader)
 
 
@@ -250,6 +252,9 @@ class _Training:
         self.accelerator.gradient_state.sync_gradients = True
         try:
             self._resume()
+            # looked up once: to walk through the modules of a net at every step takes time
+            self.buffers = list(self.plain.buffers())
+            self.trained = [p for group in self.stepper.param_groups for p in group["params"]]
             with self.progress.task(self.name, self.total) as task:
                 task.advance(self.step)
                 if self.batches_done and self.step >= self.total:  # stopped between the last step and the end of its epoch
@@ -311,7 +316,7 @@ class _Training:
         group_size, done, length = self.accelerator.gradient_accumulation_steps, self.batches_done, len(self.loader)
         members = min(group_size, length - done // group_size * group_size)
         stepping = (done + 1) % group_size == 0 or done + 1 == length
-        buffers = [(buffer, buffer.clone()) for buffer in self.plain.buffers()]
+        buffers = [(buffer, buffer.clone()) for buffer in self.buffers]
         ctx = Context(self.step, self.total, scale, self.generator, self.processes.batch_mean)
         with nullcontext() if stepping else self.processes.unsynchronised(self.model):
             with self.processes.sharing(), _buffers_kept(buffers):
@@ -325,8 +330,8 @@ class _Training:
         self.group_loss += value / members
         if not stepping:
             return None
-        trained = (p for group in self.stepper.param_groups for p in group["params"])
-        norm = float(gathered(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])))
+        total = torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
+        norm = float(gathered(total) if is_sharded(total) else total)
         # a gradient scaler meets overflows as a matter of course and skips those steps itself
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             self._stop("the gradient", buffers)
@@ -391,7 +396,7 @@ class _Training:
         if self.log is None or not self.processes.is_main:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a") as file:
+        with writing(self.log), self.log.open("a") as file:
             file.write(json.dumps({k: v if math.isfinite(v) else None for k, v in values.items()}) + "\n")
 
     def _save(self) -> None:
