@@ -72,11 +72,13 @@ def _imports(module: str) -> list[str]:
 
 @cache
 def _path(module: str) -> Path | None:
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:
+    """Where the source of a module lies. Found by its name: to ask Python would import the packages above it."""
+    first, *rest = module.split(".")
+    package = find_spec(first)  # a top-level package is found without being imported
+    if package is None or not package.origin:
         return None
-    return Path(spec.origin) if spec is not None and spec.origin else None
+    place = Path(package.origin).parent.joinpath(*rest)
+    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
 
 
 @cache
