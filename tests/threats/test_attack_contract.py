@@ -15,6 +15,7 @@ from tutelage.core.errors import AttackError, InputError, ModelChanged
 from tutelage.threats import (
     APGD,
     FGSM,
+    FMN,
     L1,
     L2,
     PGD,
@@ -40,6 +41,7 @@ ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "PGD targeted": lambda budget: PGD(budget, STEPS, restarts=RESTARTS, targeted=True),
     "PGD eot": lambda budget: PGD(budget, STEPS, restarts=RESTARTS, eot=2),
     "APGD CE": lambda budget: APGD(budget, STEPS, restarts=RESTARTS),
+    "FMN": lambda budget: FMN(budget, 3 * STEPS, restarts=RESTARTS, bisections=5),
     "Square": lambda budget: Square(budget, queries=STEPS, restarts=RESTARTS),
     "APGD margin": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=margin),
 }
@@ -153,9 +155,14 @@ def logits_of(case: Case, x: Tensor) -> Tensor:
 
 def objective_at(name: str, case: Case, x: Tensor) -> Tensor:
     batch = AttackBatch(case.x, case.y, case.target if name == "PGD targeted" else None, case.reference)
-    objective = {"PGD margin": margin, "APGD margin": margin, "Square": margin, "suite": margin, "PGD KL": kl_to_reference}.get(
-        name, cross_entropy
-    )
+    objective = {
+        "PGD margin": margin,
+        "APGD margin": margin,
+        "Square": margin,
+        "FMN": margin,
+        "suite": margin,
+        "PGD KL": kl_to_reference,
+    }.get(name, cross_entropy)
     return objective(logits_of(case, x), batch)
 
 
@@ -291,6 +298,11 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
         assert all_of_it.backward == sum(stage.backward for stage in all_of_it.stages)
     else:
         restarts, steps, eot = (1, 1, 1) if name == "FGSM" else (RESTARTS, STEPS, 2 if name == "PGD eot" else 1)
+        if name == "FMN":  # gradients, a last look, bisections, and a look at what was found
+            steps = 3 * STEPS
+            assert all_of_it.forward == n + RESTARTS * n * (steps + 1 + 5 + 1)
+            assert all_of_it.backward == RESTARTS * n * steps
+            return
         if name == "Square":
             assert (all_of_it.forward, all_of_it.backward) == (n + RESTARTS * n * STEPS, 0)
             return

@@ -3,6 +3,7 @@
 from tutelage.threats.apgd import APGD
 from tutelage.threats.budgets import L1, L2, Budget, Linf, parse_budget
 from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
+from tutelage.threats.minimal import FMN, Distances
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
 from tutelage.threats.square import Square
 from tutelage.threats.suite import Suite, SuiteResult, parse_threat
@@ -10,6 +11,7 @@ from tutelage.threats.suite import Suite, SuiteResult, parse_threat
 __all__ = [
     "APGD",
     "FGSM",
+    "FMN",
     "L1",
     "L2",
     "PGD",
@@ -17,6 +19,7 @@ __all__ = [
     "AttackBatch",
     "AttackResult",
     "Budget",
+    "Distances",
     "Linf",
     "Square",
     "Suite",
