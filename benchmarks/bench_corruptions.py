@@ -61,13 +61,14 @@ def main() -> None:
     wanted = here / ".venvs" / "imagecorruptions" / "bin" / "python"
     if Path(sys.executable).absolute() != wanted:
         if not wanted.exists():
-            sys.exit("the environment of imagecorruptions is not there: python benchmarks/peers.py imagecorruptions")
+            print("left out: the environment of imagecorruptions is not there (python benchmarks/peers.py imagecorruptions)")
+            return
         os.execv(wanted, [str(wanted), *sys.argv])
     how = settings(
         __doc__,
         ("--sizes", {"type": int, "nargs": "+", "default": [32, 224]}),
         ("--names", {"nargs": "+", "default": []}),
-        ("--batch", {"type": int, "default": 64}),
+        ("--batch", {"type": int, "default": 0, "help": "images; 0: 64 below 112 px, 8 above"}),
         ("--severity", {"type": int, "default": 3}),
     )
     import numpy as np
@@ -77,9 +78,9 @@ def main() -> None:
 
     keep_memory()
     peer = peer_module()
-    n = 4 if how.quick else how.options.batch
     severity = how.options.severity
     for size in how.options.sizes:
+        n = 4 if how.quick else how.options.batch or (64 if size < 112 else 8)
         images = pictures(size, n)
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous()
         for name in how.options.names or NAMES:

@@ -38,17 +38,17 @@ def passes(net: nn.Module, x: Tensor, y: Tensor, steps: int) -> None:
 
 def main() -> None:
     how = settings(__doc__)
-    steps, batches = (2, (8,)) if how.quick else (STEPS, (128, 256))
-    images, labels = fashion_mnist_subset("train")[list(range(max(batches)))]
+    steps = 2 if how.quick else STEPS
+    images, labels = fashion_mnist_subset("train")[list(range(256))]
     with seeded(0):
-        nets = {"SmallCNN(32)": SmallCNN(32), "ResNet-20": resnet(20, channels=1)}
+        nets = {"SmallCNN(32)": (SmallCNN(32), (128, 256)), "ResNet-20": (resnet(20, channels=1), (128,))}
     attack = PGD(Linf(0.1), steps=steps, retire=False)
     for allocator in ("default", "keeps its memory"):
         if allocator != "default" and not keep_memory():
             print("this allocator cannot be told to keep its memory: races with one that does are left out")
             break
-        for net_name, net in nets.items():
-            for batch in batches:
+        for net_name, (net, batches) in nets.items():
+            for batch in (8,) if how.quick else batches:
                 x, y = images[:batch], labels[:batch]
                 found = race(
                     {

@@ -25,7 +25,17 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 LEAST_ROUNDS = 5
-PACKAGES = ("tutelage", "torch", "numpy", "accelerate", "torchattacks", "foolbox", "imagecorruptions")
+PACKAGES = (
+    "tutelage",
+    "torch",
+    "numpy",
+    "accelerate",
+    "torchattacks",
+    "foolbox",
+    "imagecorruptions",
+    "scikit-image",
+    "opencv-python-headless",
+)
 
 
 @dataclass(frozen=True)
