@@ -27,6 +27,7 @@ from tutelage.threats import (
     Square,
     Suite,
     SuiteResult,
+    TargetedAPGD,
     cross_entropy,
     kl_to_reference,
     margin,
@@ -42,6 +43,7 @@ ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "PGD eot": lambda budget: PGD(budget, STEPS, restarts=RESTARTS, eot=2),
     "APGD CE": lambda budget: APGD(budget, STEPS, restarts=RESTARTS),
     "FMN": lambda budget: FMN(budget, 3 * STEPS, restarts=RESTARTS, bisections=5),
+    "targeted APGD": lambda budget: TargetedAPGD(budget, STEPS, targets=2, candidates=2),
     "Square": lambda budget: Square(budget, queries=STEPS, restarts=RESTARTS),
     "APGD margin": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=margin),
 }
@@ -160,6 +162,7 @@ def objective_at(name: str, case: Case, x: Tensor) -> Tensor:
         "APGD margin": margin,
         "Square": margin,
         "FMN": margin,
+        "targeted APGD": margin,
         "suite": margin,
         "PGD KL": kl_to_reference,
     }.get(name, cross_entropy)
@@ -302,6 +305,14 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
             steps = 3 * STEPS
             assert all_of_it.forward == n + RESTARTS * n * (steps + 1 + 5 + 1)
             assert all_of_it.backward == RESTARTS * n * steps
+            return
+        if (
+            name == "targeted APGD"
+        ):  # the ordering: one forward pass and a gradient a class; then an ascent a target, and a last look
+            others = min(2, case.reference.shape[1] - 1)
+            ascents = 3 if norm == "l1" else 1
+            assert all_of_it.forward == n + n + others * n * (STEPS + ascents) + n
+            assert all_of_it.backward == others * n * (STEPS + 1)
             return
         if name == "Square":
             assert (all_of_it.forward, all_of_it.backward) == (n + RESTARTS * n * STEPS, 0)

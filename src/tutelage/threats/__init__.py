@@ -7,6 +7,7 @@ from tutelage.threats.minimal import FMN, Distances
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
 from tutelage.threats.square import Square
 from tutelage.threats.suite import Suite, SuiteResult, parse_threat
+from tutelage.threats.targeted import TargetedAPGD
 
 __all__ = [
     "APGD",
@@ -24,6 +25,7 @@ __all__ = [
     "Square",
     "Suite",
     "SuiteResult",
+    "TargetedAPGD",
     "cross_entropy",
     "dlr",
     "kl_to_reference",
