@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -448,3 +452,21 @@ def test_its_state_survives_an_interruption(tmp_path: Path) -> None:
     assert resumed.resumed_from == 6
     assert resumed.history == whole.history
     assert fingerprint(model) == fingerprint(expected)
+
+
+def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+    job, found = str(Path(__file__).parent / "done_job.py"), []
+    for processes in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        launcher += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+        command = [sys.executable, *(launcher if processes > 1 else []), job, str(tmp_path / f"{processes}.json")]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / f"{processes}.json").read_text()))
+    for name, losses in found[0].items():
+        assert found[1][name] == pytest.approx(losses, abs=3e-4), name
+        assert len(set(losses)) > 1
