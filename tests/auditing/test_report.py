@@ -130,7 +130,7 @@ def test_the_numbers_are_those_of_the_rows(result: AuditResult, tmp_path: Path) 
         "weakest",
     ):
         assert said in page.text
-    assert page.count("table") == page.count("caption") == 6
+    assert page.count("table") == page.count("caption") == 7
     assert page.count("svg") == len(result.curves) == 2
     for threat in THREATS:
         assert f'"{threat}"' in page.text  # how to run it again

@@ -15,12 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from tutelage import __version__
+from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice
 
 if TYPE_CHECKING:
-    from tutelage.auditing.result import AuditResult
+    from tutelage.auditing.result import AuditResult, AuditRow
     from tutelage.claims.claim import ClaimResult
 
 # Heavy imports (torch and what stands on it) happen inside the commands, so that `--help` and `list` answer at once.
@@ -32,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Teach models to be robust, and prove how robust they are.\n\n"
-    "Start with `tutelage demo`; audit your own classifier with `tutelage audit`; see what there is with `tutelage list`.",
+    "Start with `tutelage demo`; audit your own classifier with `tutelage audit` and compare two with `tutelage compare`; "
+    "see what there is with `tutelage list`.",
 )
 app.add_typer(data_app, name="data")
 out = Console(highlight=False)
@@ -267,8 +269,28 @@ def audit(
     data: Annotated[str, typer.Option(help="Labelled images: a folder of class folders, an .npz (image, label), a .parquet.")],
     weights: Annotated[Path | None, typer.Option(help="A .safetensors file to load into the model.")] = None,
     threats: Annotated[
-        str, typer.Option(help="Comma-separated: linf@8/255, l2@0.5 (the standard suite), fgsm:linf@0.1, pgd-50:l2@1.")
-    ] = "linf@8/255",
+        str | None,
+        typer.Option(
+            help="Comma-separated: linf@8/255, l2@0.5 (the standard suite), fgsm:linf@0.1, pgd-50:l2@1. "
+            "Default: linf@8/255, or none if --suite or --shift is given."
+        ),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="corruptions (fifteen, five severities), corruptions@3, noise@1,3,5, fog. Repeatable.",
+            metavar="NAME[@SEVERITIES]",
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A saved audit of the same images and corruptions, for the mean corruption error.")
+    ] = None,
+    shift: Annotated[
+        list[str] | None, typer.Option(help="Another labelled set, in the forms of --data. Repeatable.", metavar="NAME=PATH")
+    ] = None,
+    slices: Annotated[
+        Path | None, typer.Option(help="A .csv or .parquet with a row for each image: each value of a column is a slice.")
+    ] = None,
     folder: Annotated[Path, typer.Option("--out", help="Where audit.json and report.html go.")] = Path("audit"),
     n: Annotated[int, typer.Option(help="Use n samples, class shares kept; 0 for all.")] = 0,
     size: Annotated[int, typer.Option(help="Resize images to size x size; 0 leaves them.")] = 0,
@@ -281,6 +303,8 @@ def audit(
 ) -> None:
     """Audit your own image classifier: accuracy, robustness with intervals, pictures of its failures, one HTML page.
 
+    Robustness to attacks (`--threats`), to common corruptions (`--suite corruptions`) and on other sets (`--shift`).
+
     The factory returns an `nn.Module` that maps images in [0, 1] to logits; normalisation belongs inside it.
 
     An audit that was stopped goes on where it was: give the same command again.
@@ -290,6 +314,7 @@ def audit(
     import torch
 
     from tutelage.auditing.audit import audit as run_audit
+    from tutelage.auditing.shift import read_slices
     from tutelage.auditing.state import clear_finished
     from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
@@ -298,28 +323,39 @@ def audit(
     from tutelage.models.loading import load_model
     from tutelage.threats.suite import parse_threat
 
-    wanted = [part for part in threats.split(",") if part.strip()]
-    if not wanted:
+    asked = threats if threats is not None else "" if suite or shift else "linf@8/255"
+    wanted = [part for part in asked.split(",") if part.strip()]
+    if threats is not None and not wanted:
         raise InputError("threats", threats, "at least one threat, such as linf@8/255")
     for part in wanted:
         parse_threat(part)
+    if suite:
+        from tutelage.auditing.corruption import chosen
+
+        chosen(suite)
+    sets = _sets(shift or [])
     for option, value, least in (("n", n, 0), ("size", size, 0), ("batch-size", batch_size, 1)):
         if value < least:
             raise InputError(option, value, f"at least {least}")
     check_folder(folder)
     config: dict[str, Any] = {"model": model, "weights": str(weights or ""), "data": data, "threats": wanted, "n": n,
                               "size": size, "batch_size": batch_size, "seed": seed, "curve": curve, "force": force}  # fmt: skip
+    natural = {"suite": suite, "baseline": str(baseline or ""), "shift": sets, "slices": str(slices or "")}
+    config |= {option: value for option, value in natural.items() if value}
     if (folder / "run.json").exists():
         Run.create(folder, "audit", config, device)  # another run there is told now, not after the work
     images = read_images(Path(data), size=size or None)
+    shifts = {key: read_images(Path(path), size=size or None) for key, path in sets.items()}
+    parts = read_slices(slices, images.labels) if slices else None
     try:
         net = load_model(model, weights).to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise InputError("device", device, f"a device of this machine ({error})") from error
     with shown() as progress:
         result = run_audit(
-            net, images, threats=wanted, n=n or None, batch_size=batch_size, seed=seed, curve=curve, force=force,
-            name=name or model, state=folder / "state", progress=progress,
+            net, images, threats=wanted, corruptions=suite or None, baseline=baseline, shifts=shifts, slices=parts,
+            n=n or None, batch_size=batch_size, seed=seed, curve=curve, force=force, name=name or model,
+            state=folder / "state", progress=progress,
         )  # fmt: skip
     Run.create(folder, "audit", config, device)
     page = result.save(folder)
@@ -329,6 +365,22 @@ def audit(
         for warning in result.warnings:
             out.print(f"[bold yellow]unreliable[/] {escape(warning)}")
     out.print(f"report: {page}", soft_wrap=True)
+
+
+def _sets(pairs: list[str]) -> dict[str, str]:
+    """name -> path, from what --shift was given."""
+    sets: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, path = pair.partition("=")
+        if not equals or not key.strip() or not path.strip():
+            raise InputError("shift", pair, "NAME=PATH")
+        if key.strip() in sets:
+            raise InputError("shift", f"{key.strip()} twice", "a name for each set")
+        sets[key.strip()] = path.strip()
+    return sets
+
+
+app.command()(compare)
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo
@@ -380,12 +432,19 @@ def audit_table(audits: dict[str, AuditResult]) -> Table:
     for name in audits:
         table.add_column(escape(name), justify="right", overflow="fold")
     first = next(iter(audits.values()))
-    rows = [("clean", "clean")] + [(t, r.name) for t in first.threats for r in first.rows if r.category == t]
+    shown = [*first.threats, "corruption family", "corruptions", "shift"]
+    natural = {"corruption family": "corruptions", "shift": "shifted set"}
+    rows = [("clean", "clean")] + [(t, r.name) for t in shown for r in first.rows if r.category == t and _whole(r)]
     for category, stage in rows:
         shares = [result.row(category, stage) for result in audits.values()]
-        label = category if category == "clean" else f"{category} {stage}"
+        label = category if category == "clean" else f"{natural.get(category, category)} {stage}"
         table.add_row(escape(label), *[f"{100 * s.value:.1f} \\[{100 * s.ci95[0]:.1f}, {100 * s.ci95[1]:.1f}]" for s in shares])
     return table
+
+
+def _whole(row: AuditRow) -> bool:
+    """Whether a row stands for all severities."""
+    return row.category not in ("corruption family", "corruptions") or "@" not in row.name
 
 
 def _print_claim(result: ClaimResult) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from warnings import warn
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from tutelage.auditing.measure import Measured, attack_set, device_of, predict
 from tutelage.auditing.result import AuditResult, AuditRow, Curve, Example, accuracy_row
+from tutelage.auditing.shift import aligned, disparity_rows, shift_rows
 from tutelage.auditing.state import State, file_name, identity
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment
@@ -32,16 +35,24 @@ from tutelage.threats.engine import PGD, Attack
 from tutelage.threats.objectives import margin
 from tutelage.threats.suite import Suite, parse_threat
 
+if TYPE_CHECKING:
+    from tutelage.auditing.corruption import Corruptions
+
 CURVE_FACTORS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 CURVE_SAMPLES = 500
 EXAMPLES = 24
+THREATS = ("linf@8/255",)
+SHIFT_NAME = re.compile(r"\w[\w .+-]*")
 
 
 def audit(
     model: nn.Module,
     data: Images,
     *,
-    threats: Sequence[str | Budget | Attack | Suite] = ("linf@8/255",),
+    threats: Sequence[str | Budget | Attack | Suite] | None = None,
+    corruptions: Corruptions | None = None,
+    baseline: AuditResult | Path | str | None = None,
+    shifts: Mapping[str, Images] | None = None,
     slices: Mapping[str, Sequence[int] | Tensor] | None = None,
     n: int | None = None,
     batch_size: int = 256,
@@ -59,8 +70,14 @@ def audit(
     data: labelled images: a path (folder of class folders, .npz, .parquet), an ImageSet, (images, labels), a Dataset or
         a DataLoader.
     threats: budgets (`Linf(8/255)`, or "linf@8/255": the standard suite), single attacks ("fgsm:linf@8/255",
-        "pgd-50:l2@0.5", a `PGD` or another attack) or suites. Budgets are in input units, pixels in [0, 1].
-    slices: name -> positions (or a mask) of a part of the data to report apart. n: use n samples, class shares kept.
+        "pgd-50:l2@0.5", a `PGD` or another attack) or suites. Budgets are in input units, pixels in [0, 1]. By default
+        linf@8/255, or none where corruptions or shifts are asked for.
+    corruptions: "corruptions" (fifteen, five severities), "corruptions@3", "noise@1,3,5", "fog", or a list of such texts
+        and of `Corruption`s; every image has the same noise for all models. baseline: a saved audit of the same images and
+        corruptions, relative to which the mean corruption error is given.
+    shifts: name -> another labelled set, as for data. Where both sets name their classes, labels follow the names.
+    slices: name -> positions (or a mask) of a part of the data to report apart; `shift.read_slices` makes them from a
+        table. n: use n samples of the data, class shares kept.
     curve: also sweep eps, on at most 500 samples. force: go on although the sanity check fails.
     state: a folder for finished parts. After a kill or Ctrl-C the same call takes them over, and the result is the one of
         an audit that nobody stopped. Parts of another model, data, threat, seed, batch size, device, thread count or
@@ -73,6 +90,8 @@ def audit(
     start = time.monotonic()
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
+    if threats is None:
+        threats = THREATS if corruptions is None and not shifts else ()
     if isinstance(threats, str | Budget | Attack | Suite):
         threats = [threats]
     if not isinstance(threats, Sequence):
@@ -97,7 +116,10 @@ def audit(
     if n is not None and n != len(images):
         images = images.split_off(n, split=images.split)[1]
     masks = _masks(slices or {}, len(images))
+    natural = _natural(images, corruptions, baseline, shifts or {})
     warnings = list(_sanity(model, images, force))
+    for shifted in natural.shifts.values():
+        _fits(model, shifted)
 
     logits = predict(model, images, batch_size=batch_size, progress=progress)
     clean = logits.argmax(1) == images.labels
@@ -108,7 +130,7 @@ def audit(
     examples: list[Example] = []
     cost: list[dict[str, object]] = []
     sha256 = fingerprint(model)
-    with _kept(state, sha256, model, images, suites, seed, batch_size, progress) as parts:
+    with _kept(state, sha256, model, images, suites, natural, seed, batch_size, progress) as parts:
         parts.check_model(logits)
         for number, suite in enumerate(suites):
             threat, kept = _name(suite), parts.batches(suite, number)
@@ -125,8 +147,12 @@ def audit(
                 sweeps[norm] = _sweep(model, images, budgets, seed, batch_size, progress, parts)
             sweep = sweeps.get(norm)
             examples += _examples(model, images, clean, measured, threat, suite.budget, sweep, batch_size)
+        changed = natural.measure(model, images, seed, batch_size, progress, parts)
         parts.finished()
+    rows += natural.rows(changed, images, clean)
     rows += _parts(images, masks, right)
+    for shift, shifted in natural.shifts.items():
+        rows += _class_rows(shifted, changed[shift], shift)
     return AuditResult(
         rows=rows,
         curves=[sweep.curve for sweep in sweeps.values()],
@@ -139,7 +165,8 @@ def audit(
             "batch_size": batch_size,
             "threats": [_describe(suite) for suite in suites],
             "cost": cost,
-            "curve": f"PGD-20 on cross-entropy, then on the margin; at most {CURVE_SAMPLES} samples" if curve else "none",
+            "curve": f"PGD-20 on cross-entropy, then on the margin; at most {CURVE_SAMPLES} samples" if sweeps else "none",
+            **natural.settings,
         },
         model={
             "name": name or type(model).__name__,
@@ -149,7 +176,7 @@ def audit(
         data={**images.describe(), "classes": len(images.classes)},
         environment=environment(str(device_of(model))),
         seconds=time.monotonic() - start,
-        predictions={threat: mask.tolist() for threat, mask in right.items()},
+        predictions={under: mask.tolist() for under, mask in (right | changed).items()},
     )
 
 
@@ -160,12 +187,13 @@ def _kept(
     model: nn.Module,
     images: ImageSet,
     suites: Sequence[Suite],
+    natural: _Natural,
     seed: int,
     batch_size: int,
     progress: Progress,
 ) -> Iterator[State]:
     """The state of this audit; Ctrl-C then says how to go on."""
-    about = folder and identity(sha256, model, images, suites, seed, batch_size, str(device_of(model)))
+    about = folder and identity(sha256, model, images, suites, seed, batch_size, str(device_of(model)), natural.identity)
     if folder is None or not about:
         if folder is not None:
             warn(f"nothing is kept in {folder}: a threat uses a function without a name (a lambda, an object)", stacklevel=4)
@@ -178,6 +206,95 @@ def _kept(
             raise Interrupted(
                 f"audit stopped; its finished parts are in {folder}, the same command or call goes on from there"
             ) from error
+
+
+@dataclass(frozen=True)
+class _Natural:
+    """What is asked about natural change: corruptions of the images, and other sets."""
+
+    corruptions: tuple[Any, ...]
+    baseline: AuditResult | None
+    shifts: dict[str, ImageSet]
+    settings: dict[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its finished parts depend on, but for model, data and seed."""
+        shown = {key: value for key, value in self.settings.get("corruptions", {}).items() if key != "baseline"}
+        return {"corruptions": shown, "shifts": [[name, shifted.sha256] for name, shifted in self.shifts.items()]}
+
+    def measure(
+        self, model: nn.Module, images: ImageSet, seed: int, batch_size: int, progress: Progress, parts: State
+    ) -> dict[str, Tensor]:
+        """What is right under each corruption and on each shifted set."""
+        right: dict[str, Tensor] = {}
+        if self.corruptions:
+            from tutelage.auditing.corruption import corrupted
+
+            right = corrupted(model, images, self.corruptions, seed=seed, batch_size=batch_size, progress=progress, parts=parts)
+        for number, (name, shifted) in enumerate(self.shifts.items()):
+            with progress.task(f"shifted set {name}", len(shifted)) as task:
+
+                def part(shifted: ImageSet = shifted) -> tuple[dict[str, Tensor], dict[str, Any]]:
+                    return {"right": predict(model, shifted, batch_size=batch_size).argmax(1) == shifted.labels}, {}
+
+                right[name] = parts.part(file_name(f"shift-{number}"), part)[0]["right"]
+                task.advance(len(shifted))
+        return right
+
+    def rows(self, right: Mapping[str, Tensor], images: ImageSet, clean: Tensor) -> list[AuditRow]:
+        rows: list[AuditRow] = []
+        if self.corruptions:
+            from tutelage.auditing.corruption import corruption_rows
+
+            rows = corruption_rows(right, self.corruptions, self.baseline)
+        for name, shifted in self.shifts.items():
+            rows += shift_rows(name, right[name], shifted.labels, clean, images.labels)
+        return rows
+
+
+def _natural(
+    images: ImageSet, corruptions: Corruptions | None, baseline: AuditResult | Path | str | None, shifts: Mapping[str, Images]
+) -> _Natural:
+    """Everything about natural change that can be wrong is found here, before the model is run."""
+    asked: tuple[Any, ...] = ()
+    settings: dict[str, Any] = {}
+    if corruptions is None:
+        if baseline is not None:
+            raise InputError("baseline", baseline, "a baseline with corruptions only: the mCE is relative to it")
+    else:  # imported where it is used: the corruptions stand on much that a plain audit does not need
+        from tutelage.auditing.corruption import check_baseline, check_corruptible, chosen, describe
+
+        asked = chosen(corruptions)
+        check_corruptible(images)
+        if isinstance(baseline, str | Path):
+            baseline = AuditResult.load(baseline, examples=False)
+        if baseline is not None:
+            if not isinstance(baseline, AuditResult):
+                raise InputError("baseline", type(baseline).__name__, "an AuditResult, or where one is saved")
+            check_baseline(baseline, images, asked)
+        about = {} if baseline is None else {"baseline": {key: baseline.model[key] for key in ("name", "sha256")}}
+        settings["corruptions"] = {**describe(asked), **about}
+    if not isinstance(shifts, Mapping):
+        raise InputError("shifts", type(shifts).__name__, "a mapping of names to labelled images")
+    found = {}
+    for name, data in shifts.items():
+        if not isinstance(name, str) or not SHIFT_NAME.fullmatch(name) or name == "clean":
+            raise InputError("shifts", name, "a name of letters, digits, spaces and . + - _, other than clean")
+        found[name] = aligned(name, as_images(data), images.classes)
+        if not bool(torch.isin(images.labels, found[name].labels).any()):
+            raise InputError("shifts", f"{name} without a class of the data", "a shifted set with at least one of them")
+    if found:
+        settings["shifts"] = [{"shift": name, **shifted.describe()} for name, shifted in found.items()]
+    return _Natural(asked, baseline if isinstance(baseline, AuditResult) else None, found, settings)
+
+
+def _fits(model: nn.Module, images: ImageSet) -> None:
+    """Whether the model takes these images and has an output for each of their labels, on a few of them."""
+    x, _ = images[list(range(min(2, len(images))))]
+    with torch.no_grad(), evaluating(model):
+        logits = run_model(model, x.to(device_of(model)))
+    check_labels(images.labels, len(images), logits.shape[1], name="label")
 
 
 def _suite(threat: str | Budget | Attack | Suite) -> Suite:
@@ -267,12 +384,19 @@ def _above_chance(clean: Tensor, images: ImageSet, force: bool) -> list[str]:
 def _parts(images: ImageSet, masks: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> list[AuditRow]:
     rows = []
     for under, mask in right.items():
-        for c, name in enumerate(images.classes):
-            mine = images.labels == c
-            if bool(mine.any()):
-                rows.append(accuracy_row("class", name, mask[mine], under=under))
+        rows += _class_rows(images, mask, under)
         rows += [accuracy_row("slice", name, mask[part], under=under) for name, part in masks.items()]
     return rows
+
+
+def _class_rows(images: ImageSet, right: Tensor, under: str) -> list[AuditRow]:
+    """A row for each class that is there, then who bears the mistakes."""
+    rows = []
+    for c, name in enumerate(images.classes):
+        mine = images.labels == c
+        if bool(mine.any()):
+            rows.append(accuracy_row("class", name, right[mine], under=under))
+    return [*rows, *disparity_rows(right, images.labels, under)]
 
 
 @dataclass

@@ -11,7 +11,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tutelage.auditing.figures import MARKERS, MUTED, SERIES, Label, figure_svg, new_figure, place_labels
+from tutelage.auditing.cells import cell, colour, extreme, find, marker, rows_of, share
+from tutelage.auditing.figures import MUTED, Label, figure_svg, new_figure, place_labels
+from tutelage.auditing.natural import corruption_blocks, corruption_facts, disparity_table, natural_arguments, shift_table
 from tutelage.auditing.page import (
     Block,
     Code,
@@ -33,16 +35,16 @@ from tutelage.auditing.page import (
     titled,
     write_page,
 )
-from tutelage.auditing.result import AuditResult, AuditRow, Example
+from tutelage.auditing.result import CORRUPTIONS, PARTS, SHIFTS, AuditResult, AuditRow, Example
 
 Audits = Mapping[str, AuditResult]
 
 GALLERY = 12  # pictures a threat
-NO_VALUE = "–"
 CUMULATIVE = (
     "Attacks of a threat run one after the other: each line counts what is still right after that attack and those before it. "
     "The worst case is what is right after all of them. In brackets: 95 % Wilson intervals."
 )
+BRACKETS = "In brackets: 95 % intervals."
 
 
 def write_report(
@@ -60,13 +62,13 @@ def write_report(
     """
     blocks: list[Block] = [Text([intro])] if intro else []
     blocks += _summary(audits)
-    sections = [_comparison(audits)] if len(audits) > 1 else []
+    sections = [comparison_section(audits)] if len(audits) > 1 else []
     if figures:
         pictures = [Picture(figure_svg(figure, caption), caption) for caption, figure in figures.items()]
         sections.append(Section("Figures", pictures))
     for name, result in audits.items():
         parts = _model_sections(result, alone=len(audits) == 1)
-        sections += parts if len(audits) == 1 else [Section(name, _banner(result), parts)]
+        sections += parts if len(audits) == 1 else [Section(name, unreliable_notices(result), parts)]
     kicker = "Robustness audit" if len(audits) == 1 else f"Robustness audit of {len(audits)} models"
     return write_page(path, Page(title, kicker, blocks, sections))
 
@@ -84,7 +86,7 @@ def _summary(audits: Audits) -> list[Block]:
         who = f"{name} ({result.model['parameters']:,} parameters)"
         opening = f"{who}:" if len(audits) > 1 and same_data else f"{who} was audited on {_samples(result)}."
         paragraphs.append(f"{opening} {_outcome(result)}")
-        notices += _banner(result, name if len(audits) > 1 else "")
+        notices += unreliable_notices(result, name if len(audits) > 1 else "")
     if not same_data:
         text = "The models were not all audited on the same samples: compare their numbers with that in mind."
         notices.append(Notice("Different data", [text], "warn"))
@@ -97,28 +99,32 @@ def _samples(result: AuditResult) -> str:
 
 
 def _outcome(result: AuditResult) -> str:
-    text = f"Without any change, the sanity check, {_share(result.row('clean'))} are classified right."
+    text = f"Without any change, the sanity check, {share(result.row('clean'))} are classified right."
     for threat in result.threats:
-        text += f" Under {threat}, {_share(result.row(threat))} stay right in the worst case."
+        text += f" Under {threat}, {share(result.row(threat))} stay right in the worst case."
+    if (mean := find(result, "corruptions", "mean")) is not None:
+        names = {name.partition("@")[0] for name in result.settings["corruptions"]["names"]}
+        what = next(iter(names)) if len(names) == 1 else f"{len(names)} common corruptions"
+        text += f" Under {what}, {share(mean)} stay right on average."
+    for row in (r for r in result.rows if r.category == "shift"):
+        text += f" On the shifted set {row.name}, {share(row)} are right."
     passed = "passed" if result.status == "reliable" else "did not pass"
     return f"{text} The audit {passed} its own checks: its status is {result.status}."
 
 
-def _banner(result: AuditResult, name: str = "") -> list[Notice]:
+def unreliable_notices(result: AuditResult, name: str = "") -> list[Notice]:
+    """What must be read before the numbers of an audit that did not pass its own checks."""
     if result.status == "reliable":
         return []
     title = f"{result.status.capitalize()}: do not rely on these numbers{f' ({name})' if name else ''}"
     return [Notice(title, result.warnings, "bad")]
 
 
-def _share(row: AuditRow) -> str:
-    return percent(row.value, row.ci95)
-
-
 # ---------------------------------------------------------------------------------------------------- several models
 
 
-def _comparison(audits: Audits) -> Section:
+def comparison_section(audits: Audits) -> Section:
+    """Several models side by side: accuracies, clean against worst case, accuracy over eps."""
     blocks: list[Block] = [_comparison_table(audits)]
     for threat in dict.fromkeys(threat for result in audits.values() for threat in result.threats):
         blocks.append(_tradeoff(audits, threat))
@@ -131,42 +137,31 @@ def _comparison_table(audits: Audits) -> Table:
         for threat in result.threats:
             known = columns.setdefault(threat, [])
             known += [r.name for r in result.rows if r.category == threat and r.name not in known]
-    cells = [(threat, attack) for threat, attacks in columns.items() for attack in attacks]
-    table = [[_find(result, threat, attack) for threat, attack in cells] for result in audits.values()]
+    if len({plain(one.settings["corruptions"]["names"]) for one in audits.values() if "corruptions" in one.settings}) == 1:
+        columns["corruptions"] = ["mean"]  # of the same ones
+    if shifts := list(dict.fromkeys(name for one in audits.values() for name in one.shifts)):
+        columns["shift"] = shifts
+    cells = [(under, name) for under, names in columns.items() for name in names]
+    table = [[find(result, threat, attack) for threat, attack in cells] for result in audits.values()]
     trusted = [result.status == "reliable" for result in audits.values()]
-    best = [_extreme([row[i] for row, sure in zip(table, trusted, strict=True) if sure], max) for i in range(len(cells))]
+    best = [extreme([row[i] for row, sure in zip(table, trusted, strict=True) if sure], max) for i in range(len(cells))]
     rows = [
-        [_named(name, result), *(_cell(row, best[i], "best") for i, row in enumerate(found))]
+        [_named(name, result), *(cell(row, best[i], "best") for i, row in enumerate(found))]
         for (name, result), found in zip(audits.items(), table, strict=True)
     ]
+    attacked = any(result.threats for result in audits.values())
+    best_words = "“best” marks the highest value of a column; where intervals overlap, that may be chance."
     return Table(
-        "Accuracy of each model, clean and after each attack",
-        ["Model", "clean", *(attack for _, attack in cells[1:])],
+        f"Accuracy of each model{', clean and after each attack' if attacked else ''}",
+        ["Model", "clean", *(name for _, name in cells[1:])],
         rows,
-        groups=[("", 2), *((threat, len(attacks)) for threat, attacks in columns.items() if threat != "clean")],
-        note=f"{CUMULATIVE} “best” marks the highest value of a column; where intervals overlap, that may be chance.",
+        groups=[("", 2), *((under, len(names)) for under, names in columns.items() if under != "clean")],
+        note=f"{CUMULATIVE if attacked else BRACKETS} {best_words}",
     )
 
 
 def _named(name: str, result: AuditResult) -> str | Mark:
     return name if result.status == "reliable" else Mark(name, result.status)
-
-
-def _find(result: AuditResult, category: str, name: str) -> AuditRow | None:
-    return next((r for r in result.rows if r.category == category and r.name == name), None)
-
-
-def _cell(row: AuditRow | None, marked: float | None, tag: str) -> str | Mark:
-    if row is None:
-        return NO_VALUE
-    return Mark(_share(row), tag) if row.value == marked else _share(row)
-
-
-def _extreme(rows: Sequence[AuditRow | None], choose: Any) -> float | None:
-    """The value to mark in a column: the highest or lowest, unless most rows share it."""
-    values = [row.value for row in rows if row is not None]
-    value = choose(values, default=None)
-    return value if len(set(values)) > 1 and 2 * values.count(value) <= len(values) + 1 else None
 
 
 def _tradeoff(audits: Audits, threat: str) -> Picture:
@@ -179,10 +174,10 @@ def _tradeoff(audits: Audits, threat: str) -> Picture:
         x, y = 100 * clean.value, 100 * worst.value
         (left, right), (low, high) = ((100 * r.ci95[0], 100 * r.ci95[1]) for r in (clean, worst))
         axes.errorbar(
-            x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], color=_colour(i), marker=_marker(i),
+            x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], color=colour(i), marker=marker(i),
             markersize=8, linewidth=1.3,
         )  # fmt: skip
-        labels.append(Label(x, y, name, _colour(i), bold=True))
+        labels.append(Label(x, y, name, colour(i), bold=True))
         bars += [(left, y, right, y), (x, low, x, high)]
     axes.set_xlabel("clean accuracy, %")
     axes.set_ylabel("worst-case accuracy, %")
@@ -191,14 +186,6 @@ def _tradeoff(audits: Audits, threat: str) -> Picture:
     place_labels(axes, labels, bars)
     caption = f"Clean against worst-case accuracy under {threat}, one point a model, with 95 % intervals. Best is upper right."
     return Picture(figure_svg(figure, caption), caption)
-
-
-def _colour(i: int) -> str:
-    return SERIES[i % len(SERIES)]
-
-
-def _marker(i: int) -> str:
-    return MARKERS[(i + i // len(SERIES)) % len(MARKERS)]  # a colour that comes again comes with another marker
 
 
 def _curves(audits: Audits) -> list[Block]:
@@ -214,9 +201,9 @@ def _curve_picture(audits: Audits, norm: str) -> Picture:
         curves = [curve for curve in result.curves if curve.norm == norm]
         for curve in curves:
             low, high = ([100 * pair[side] for pair in curve.ci95] for side in (0, 1))
-            axes.fill_between(curve.eps, low, high, color=_colour(i), alpha=0.16, linewidth=0)
+            axes.fill_between(curve.eps, low, high, color=colour(i), alpha=0.16, linewidth=0)
             values = [100 * value for value in curve.accuracy]
-            (line,) = axes.plot(curve.eps, values, color=_colour(i), marker=_marker(i), markersize=5.5, linewidth=1.8)
+            (line,) = axes.plot(curve.eps, values, color=colour(i), marker=marker(i), markersize=5.5, linewidth=1.8)
             sizes.add(curve.n)
         if curves:
             handles.append(line)
@@ -255,18 +242,25 @@ def _model_sections(result: AuditResult, *, alone: bool) -> list[Section]:
     if alone:
         accuracy += _curves({result.model["name"]: result})
     sections = [Section("Accuracy", accuracy)]
+    if any(row.category in CORRUPTIONS for row in result.rows):
+        sections.append(Section("Common corruptions", corruption_blocks(result)))
+    if result.shifts:
+        sections.append(Section("Shifted sets", [shift_table(result)]))
     for category, title in (("class", "Classes"), ("slice", "Slices")):
         if any(row.category == category for row in result.rows):
-            sections.append(Section(title, [_parts_table(result, category)]))
+            spread = [disparity_table(result)] if category == "class" and rows_of(result, "disparity") else []
+            sections.append(Section(title, [_parts_table(result, category), *spread]))
     if galleries := [g for threat in result.threats if (g := _gallery(result, threat))]:
         sections.append(Section("Worst examples", [Text([GALLERY_WORDS])], galleries))
     return [*sections, Section("How this was measured", _settings(result), [_again(result)])]
 
 
 def _threat_table(result: AuditResult) -> Table:
-    shown = [row for row in result.rows if row.category not in ("class", "slice")]
-    rows = [[r.category, "none" if r.category == "clean" else r.name, _share(r), f"{r.n:,}"] for r in shown]
+    shown = [row for row in result.rows if row.category not in (*PARTS, *CORRUPTIONS, *SHIFTS)]
+    rows = [[r.category, "none" if r.category == "clean" else r.name, share(r), f"{r.n:,}"] for r in shown]
     note = " ".join([*_threats_in_words(result), CUMULATIVE])
+    if not result.threats:
+        note = BRACKETS
     return Table("Accuracy under each threat", ["Threat", "Attack", "Accuracy", "n"], rows, "llr", note=note)
 
 
@@ -286,17 +280,23 @@ def _threats_in_words(result: AuditResult) -> list[str]:
 
 
 def _parts_table(result: AuditResult, category: str) -> Table:
-    """Classes or slices x clean and every threat; the weakest of each column is marked."""
-    columns = ["clean", *result.threats]
-    by_column = [[r for r in result.rows if r.category == category and r.under == under] for under in columns]
-    weakest = [_extreme(rows, min) for rows in by_column]
+    """Classes or slices x clean, every threat and every shifted set; the weakest of each column is marked."""
+    found = {under: [r for r in rows_of(result, category) if r.under == under] for under in ("clean", *result.threats)}
+    by_column: list[Sequence[AuditRow | None]] = [rows for rows in found.values() if rows]
+    columns = [under for under, rows in found.items() if rows]
+    for under in result.shifts:  # a shifted set may have a part of the classes
+        if theirs := {r.name: r for r in rows_of(result, category) if r.under == under}:
+            by_column.append([theirs.get(row.name) for row in found["clean"]])
+            columns.append(under)
+    weakest = [extreme(rows, min) for rows in by_column]
     rows = [
-        [parts[0].name, f"{parts[0].n:,}", *(_cell(row, weakest[i], "weakest") for i, row in enumerate(parts))]
-        for parts in zip(*by_column, strict=True)
+        [first.name, f"{first.n:,}", *(cell(row, weakest[i], "weakest") for i, row in enumerate(parts))]
+        for first, parts in zip(found["clean"], zip(*by_column, strict=True), strict=True)
     ]
     what = "class" if category == "class" else "slice"
+    where = ", and on each shifted set" if set(columns) & set(result.shifts) else ""
     return Table(
-        f"Accuracy of each {what}: clean, and in the worst case under each threat",
+        f"Accuracy of each {what}: clean, and in the worst case under each threat{where}",
         [what.capitalize(), "n", *columns],
         rows,
         note=f"“weakest” marks the lowest value of a column; a {what} has few samples, so mind the 95 % intervals.",
@@ -352,16 +352,20 @@ def _settings(result: AuditResult) -> list[Block]:
     ]
     cost = [[c["threat"], plain(c["forward"]), plain(c["backward"])] for c in settings["cost"]]
     header = ["Budget", "Attack", "Steps", "Restarts", "Step size", "Start", "Passes averaged"]
-    return [
+    tables = [
         Table("Attacks", header, attacks, "llrrrlr"),
         Table("Samples passed through the model", ["Threat", "Forward", "Backward"], cost),
-        data_table([result.data]),
+    ]
+    return [
+        *(tables if attacks else []),
+        data_table([result.data, *settings.get("shifts", [])]),
         Facts(
             {
                 "Model": model["name"],
                 "Parameters": model["parameters"],
                 "Weights SHA-256": model["sha256"],
-                **titled(settings, without=("threats", "cost")),
+                **titled(settings, without=("threats", "cost", "shifts", "corruptions")),
+                **corruption_facts(settings),
                 "Time": duration(result.seconds),
                 **titled(result.environment),
             }
@@ -379,6 +383,7 @@ def _again(result: AuditResult) -> Section:
         f"    model,  # weights with the SHA-256 above\n"
         f"    data,  # {json.dumps(result.data['name'], ensure_ascii=False)}\n"
         f"    threats=[{threats}],\n"
+        f"{natural_arguments(settings)}"
         f"    n={result.data['n']}, batch_size={settings['batch_size']}, seed={settings['seed']}{curve},\n"
         ")\n"
         'result.save("audit")'

@@ -13,13 +13,25 @@ from torch import Tensor
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import write_atomic, write_json
-from tutelage.core.stats import wilson
+from tutelage.core.stats import hoeffding, mean_t, wilson
+
+# categories of rows that are no threats: parts of the data, natural change, and what is derived from classes
+PARTS = ("class", "slice", "disparity")
+CORRUPTIONS = ("corruption", "corruption family", "corruptions")
+SHIFTS = ("shift", "shift main", "shift difference")
 
 
 @dataclass(frozen=True)
 class AuditRow:
-    """One measured share. category: "clean", a threat such as "linf@8/255", "class" or "slice" (then `under` is "clean" or
-    the threat). name: the attack, class or slice. value: accuracy in [0, 1]; ci95: its Wilson interval; n: samples.
+    """One measured share. value: accuracy in [0, 1]; ci95: its Wilson interval; n: samples. By category, name is:
+
+    "clean": clean. A threat such as "linf@8/255": the attack. "class", "slice": the class or slice, and `under` is
+    "clean", the threat or the shifted set; "disparity": see `shift.disparity_rows`.
+    "corruption": "fog@3", or "fog" over its severities; "corruption family": "noise@3" or "noise"; "corruptions":
+    "mean@3", "mean" and "mCE" (relative to the audit named in `under`). Means over several corruptions have a Student-t
+    interval over the images, see `mean_row`.
+    "shift": accuracy on the shifted set of that name; "shift main": on the main set, classes of the shifted set only;
+    "shift difference": the first less the second, in [-1, 1].
     """
 
     category: str
@@ -67,6 +79,7 @@ class AuditResult:
 
     status: "reliable", or "unreliable" with the reasons in `warnings`. settings: seed, batch size, attacks and their cost in
     samples passed. model: class name, parameters, SHA-256 of the weights. data: name, n, classes, SHA-256.
+    predictions: what was right, sample by sample: "clean", and under each threat, corruption ("fog@3") and shifted set.
     """
 
     rows: list[AuditRow]
@@ -80,7 +93,7 @@ class AuditResult:
     data: dict[str, Any]
     environment: dict[str, Any]
     seconds: float
-    predictions: dict[str, list[bool]] = field(default_factory=dict)  # per sample: right when clean, right under each threat
+    predictions: dict[str, list[bool]] = field(default_factory=dict)
 
     @property
     def clean_accuracy(self) -> float:
@@ -96,7 +109,13 @@ class AuditResult:
     @property
     def threats(self) -> list[str]:
         """Names of the threats, in the order in which they were given."""
-        return [c for c in dict.fromkeys(r.category for r in self.rows) if c not in ("clean", "class", "slice")]
+        others = ("clean", *PARTS, *CORRUPTIONS, *SHIFTS)
+        return [c for c in dict.fromkeys(r.category for r in self.rows) if c not in others]
+
+    @property
+    def shifts(self) -> list[str]:
+        """Names of the shifted sets, in the order in which they were given."""
+        return [r.name for r in self.rows if r.category == "shift"]
 
     def worst(self, k: int = 12, threat: str | None = None) -> list[Example]:
         """The k samples that were broken with the smallest change, the most confident mistakes first among equals."""
@@ -107,6 +126,8 @@ class AuditResult:
         folder = Path(folder)
         about = {key: value for key, value in asdict(self).items() if key != "examples"}
         about["examples"] = [{k: v for k, v in vars(e).items() if k not in ("clean", "adversarial")} for e in self.examples]
+        # a digit a sample: a list would take a line for each
+        about["predictions"] = {key: "".join("01"[right] for right in mask) for key, mask in self.predictions.items()}
         images = {f"clean/{i}": e.clean.contiguous() for i, e in enumerate(self.examples)}
         images |= {f"adversarial/{i}": e.adversarial.contiguous() for i, e in enumerate(self.examples)}
         write_atomic(folder / "examples.safetensors", save(images))
@@ -120,21 +141,22 @@ class AuditResult:
         return write_report(Path(path), {self.model["name"]: self})
 
     @classmethod
-    def load(cls, folder: Path | str) -> AuditResult:
-        """Read back what `save` wrote."""
-        folder = Path(folder)
-        if not (folder / "audit.json").is_file():
-            raise MissingError(f"{folder} holds no audit (no audit.json)")
+    def load(cls, path: Path | str, *, examples: bool = True) -> AuditResult:
+        """Read back what `save` wrote: its folder, or the audit.json in it. Without `examples` that file is enough."""
+        path = Path(path)
+        file = path / "audit.json" if path.is_dir() else path
+        if not file.is_file() or file.suffix != ".json":
+            raise MissingError(f"{path} holds no audit (no audit.json)")
         try:
-            return cls._read(folder)
+            return cls._read(file, examples)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError("folder", str(folder), f"an audit as `save` writes it ({what})") from error
+            raise InputError("folder", str(path), f"an audit as `save` writes it ({what})") from error
 
     @classmethod
-    def _read(cls, folder: Path) -> AuditResult:
-        about = json.loads((folder / "audit.json").read_text())
-        images = load((folder / "examples.safetensors").read_bytes())
+    def _read(cls, file: Path, examples: bool) -> AuditResult:
+        about = json.loads(file.read_text())
+        images = load((file.parent / "examples.safetensors").read_bytes()) if examples else {}
         about["rows"] = [AuditRow(**{**row, "ci95": tuple(row["ci95"])}) for row in about["rows"]]
         about["curves"] = [
             Curve(c["norm"], tuple(c["eps"]), tuple(c["accuracy"]), tuple(map(tuple, c["ci95"])), c["n"])
@@ -142,10 +164,18 @@ class AuditResult:
         ]
         about["examples"] = [
             Example(**e, clean=images[f"clean/{i}"], adversarial=images[f"adversarial/{i}"])
-            for i, e in enumerate(about["examples"])
+            for i, e in enumerate(about["examples"] if examples else [])
         ]
         about["classes"] = tuple(about["classes"])
+        about["predictions"] = {key: _mask(digits) for key, digits in about.get("predictions", {}).items()}
         return cls(**about)
+
+
+def _mask(digits: str | list[bool]) -> list[bool]:
+    """What was right, from a digit a sample; audits of earlier versions hold a list."""
+    if set(digits) - ({"0", "1"} if isinstance(digits, str) else {True, False}):
+        raise ValueError("predictions that are not right or wrong")
+    return [digit == "1" for digit in digits] if isinstance(digits, str) else list(map(bool, digits))
 
 
 def accuracy_row(category: str, name: str, right: Tensor, *, under: str = "", metric: str = "accuracy") -> AuditRow:
@@ -153,3 +183,16 @@ def accuracy_row(category: str, name: str, right: Tensor, *, under: str = "", me
     n, hits = len(right), int(right.sum())
     interval = wilson(hits, n)
     return AuditRow(category, name, metric, hits / n, (interval.lo, interval.hi), n, under)
+
+
+def mean_row(category: str, name: str, shares: Tensor) -> AuditRow:
+    """A row from shares (n,) in [0, 1], one an image: how much of several corruptions of it is right.
+
+    The images are the independent units. ci95: mean ± t(n-1) s / sqrt(n), cut to [0, 1]; where all shares are equal, or of
+    one image, Hoeffding's, which needs no spread.
+    """
+    values = shares.double().numpy()
+    spread = len(values) > 1 and values.min() < values.max()
+    interval = mean_t(values)[1] if spread else hoeffding(values)
+    ci95 = max(0.0, interval.lo), min(1.0, interval.hi)
+    return AuditRow(category, name, "accuracy", float(values.mean()), ci95, len(values))

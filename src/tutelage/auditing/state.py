@@ -3,6 +3,7 @@
     folder/0f3a…/state.json                 what the parts belong to: model, data, threats, seed, batch size, machine, code
     folder/0f3a…/clean.safetensors          logits on the clean images, by which the same model is recognised
     folder/0f3a…/0-linf-8-255-000003.safetensors    one batch under a threat, or one point of a curve
+    folder/0f3a…/corruption-fog-3-000000.safetensors    what is right of up to 4,096 images under one corruption
 
 The name of the inner folder is the hash of state.json, so parts of another audit are never mixed in. Each part is one file,
 written whole or not at all, with a hash over its content. The parts of a threat hold its adversarial inputs, so they are as
@@ -16,7 +17,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cache
@@ -41,14 +42,24 @@ from tutelage.threats.suite import Stage, Suite, SuiteResult
 FORMAT = "tutelage-audit-state-1"
 FINISHED = "finished.json"
 # whatever these hold decides what a part is; a part of other code is not used
-CODE = ("threats/*.py", "auditing/audit.py", "auditing/measure.py", "auditing/state.py", "core/rng.py", "data/images.py",
-        "models/checks.py", "models/guard.py")  # fmt: skip
+CODE = ("threats/*.py", "threats/corruptions/*.py", "auditing/audit.py", "auditing/corruption.py", "auditing/measure.py",
+        "auditing/state.py", "core/rng.py", "data/images.py", "models/checks.py", "models/guard.py")  # fmt: skip
 
 
 def identity(
-    model_sha256: str, model: nn.Module, images: ImageSet, suites: Sequence[Suite], seed: int, batch_size: int, device: str
+    model_sha256: str,
+    model: nn.Module,
+    images: ImageSet,
+    suites: Sequence[Suite],
+    seed: int,
+    batch_size: int,
+    device: str,
+    natural: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """All that the parts of an audit depend on, by name; None if a threat uses a function that has no name."""
+    """All that the parts of an audit depend on, by name; None if a threat uses a function that has no name.
+
+    natural: what is asked about corruptions and shifted sets.
+    """
     described = [_describe(suite) for suite in suites]
     if None in described:
         return None
@@ -59,6 +70,7 @@ def identity(
         "model": sha256_text(f"{model_sha256} {structure}"),
         "data": images.sha256,
         "threats": described,
+        **natural,
         "seed": seed,
         "batch size": batch_size,
         "device": f"{here['device']} {here['device_name']}",
