@@ -210,3 +210,10 @@ def test_a_save_that_is_cut_off_leaves_the_checkpoint_before_it(
     found = load_checkpoint(tmp_path)
     assert found is not None
     assert (found[0], float(found[1]["w"])) == (1, 1.0)
+
+
+def test_what_killed_writers_left_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    for name in (".step-00000001.json.abc123", ".metrics.jsonl.abc123", ".mine"):
+        (tmp_path / name).write_text("half of a file")
+    save_checkpoint(tmp_path, 2, {"x": 1})
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".mine"]

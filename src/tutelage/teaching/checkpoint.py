@@ -42,7 +42,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     # a later step than this one is damaged, as it was not resumed from: it goes, and must not push out a good one
     headers = [path for path in sorted(folder.glob("step-*.json")) if path.name <= f"{stem.name}.json"]
     keep = {name for path in headers[-KEEP:] for name in (path.name, _data_name(path))}
-    for path in (*folder.glob("step-*"), *folder.glob(".step-*")):  # older ones, and what a killed writer left
+    litter = (*folder.glob(".step-*"), *folder.glob(".metrics.jsonl.*"))  # what killed writers left
+    for path in (*folder.glob("step-*"), *litter):
         if path.name not in keep:
             path.unlink(missing_ok=True)
     return stem.with_suffix(".json")
