@@ -23,7 +23,17 @@ from tutelage.data.fetch import weights_folder
 from tutelage.data.homes import HOMES, IDX_FILES, Mirror
 from tutelage.data.sets import standard_set
 
-NAMES = ["fashion-mnist-subset", "emoji", "fashion-mnist", "mnist", "mnist-10k", "cifar10", "cifar10-jpeg", "smollm2-135m", "minilm"]
+NAMES = [
+    "fashion-mnist-subset",
+    "emoji",
+    "fashion-mnist",
+    "mnist",
+    "mnist-10k",
+    "cifar10",
+    "cifar10-jpeg",
+    "smollm2-135m",
+    "minilm",
+]
 
 
 def mnist_like() -> dict[str, bytes]:

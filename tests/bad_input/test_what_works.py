@@ -214,5 +214,5 @@ def test_weights_of_another_type_are_taken_where_no_value_changes(user: User) ->
 
 
 def test_what_other_libraries_say_on_several_lines_is_told_on_one() -> None:
-    error = CheckpointError("it does not fit: Error(s) in loading state_dict:\n\tMissing key(s): \"head\". ")
+    error = CheckpointError('it does not fit: Error(s) in loading state_dict:\n\tMissing key(s): "head". ')
     assert str(error) == 'it does not fit: Error(s) in loading state_dict: Missing key(s): "head".'
