@@ -150,7 +150,7 @@ def test_without_a_folder(monkeypatch: pytest.MonkeyPatch, change: Callable[[pyt
 
 
 def test_unknown_names_and_splits(folder: Path) -> None:
-    with pytest.raises(InputError, match="^data: got imagenet, wanted one of fashion-mnist, mnist, mnist-10k, "):
+    with pytest.raises(InputError, match=r"^data: got imagenet, wanted one of fashion-mnist, mnist, mnist-10k, "):
         standard_set("imagenet", "test")
     with pytest.raises(InputError, match=r"^split: got validation, wanted train or test"):
         standard_set("mnist-10k", "validation")  # type: ignore[arg-type]
