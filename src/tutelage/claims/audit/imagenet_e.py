@@ -68,7 +68,7 @@ class Config(ClaimConfig):
     pgd_at_weights: str = ""
     augmix_weights: str = ""
     attribute_augmentation_weights: str = ""
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(20, ge=1)
     lr: float = Field(0.05, gt=0)
     batch_size: int = Field(128, ge=1)
     eps: float = Field(4 / 255, gt=0, description="Linf budget of the adversarially trained net")
@@ -94,7 +94,7 @@ def four_blocks() -> nn.Module:
 
 def tiny() -> nn.Module:
     """For the smoke scale."""
-    return FourBlocks(width=4)
+    return FourBlocks(width=8)
 
 
 @cache
@@ -312,8 +312,8 @@ CLAIM = Claim(
     controls=("inversion-edit",),
     scales={
         "smoke": Config(
-            photographs="samples", n_train=96, n_validation=16, n_test=24, size=32, epochs=3, batch_size=16, attack_steps=1,
-            net="tutelage.claims.audit.imagenet_e:tiny",
+            photographs="samples", n_train=96, n_validation=16, n_test=24, size=32, epochs=5, lr=0.1, batch_size=16,
+            attack_steps=1, net="tutelage.claims.audit.imagenet_e:tiny",
         ),
         "claim": Config(),
         "paper": Config(data="folder", size=256, net="", n_test=4352),
