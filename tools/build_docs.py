@@ -90,6 +90,9 @@ def _arms(result: ClaimResult) -> list[str]:
         cells = []
         for metric in metrics:
             values = list(result.values(arm, metric).values())
+            if len(values) < 2:  # arms may measure other things
+                cells.append("–")
+                continue
             mean, interval = mean_t(values)
             cells.append(f"{mean:.1f} ± {(interval.hi - interval.lo) / 2:.1f}")
         lines.append(f"| {arm}{' (control)' if arm in result.controls else ''} | " + " | ".join(cells) + " |")
