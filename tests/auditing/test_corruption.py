@@ -221,7 +221,8 @@ def test_what_is_wrong_is_told_before_the_model_runs(data):
     assert net.seen == 0
 
 
-def test_the_page_shows_every_row(data, tmp_path: Path):
+def test_the_page_shows_every_row(data, tmp_path: Path, monkeypatch):
+    monkeypatch.delenv("TUTELAGE_DATA", raising=False)  # with it frost may lay photographs on
     baseline = tutelage.audit(Bright(), data, corruptions=["weather@1,3", "contrast@3"], name="old net")
     baseline.save(tmp_path / "old")
     result = tutelage.audit(
