@@ -1,0 +1,1 @@
+"""What is proved about a model, as opposed to measured: each room says on what its guarantee stands."""
