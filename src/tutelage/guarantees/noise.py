@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -252,3 +254,14 @@ def _mixed(value: int) -> int:
     value ^= value >> 13
     value = value * 0xC2B2AE35 & LOW
     return value ^ value >> 16
+
+
+def uniforms(seed: int, stream: str, ids: Sequence[int] | Tensor | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """One number in [0, 1) an example, tied to its id: the counter-based generator SplitMix64 (Steele et al. 2014)."""
+    counter = np.asarray(ids).astype(np.uint64) + np.uint64(1)
+    with np.errstate(over="ignore"):
+        z = np.uint64(derive(seed, "uniform", stream)) + counter * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
