@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from common import Outcome, keep_memory, race, report, settings
+from common import Outcome, race, report, settings
 
 NAMED = ("zoom_blur", "frost", "snow", "fog", "brightness", "elastic_transform", "glass_blur")
 CLOSE = ("brightness", "contrast", "pixelate", "saturate", "jpeg_compression", "defocus_blur", "zoom_blur", "gaussian_blur")
@@ -74,6 +74,7 @@ def main() -> None:
     import numpy as np
     import torch
 
+    from tutelage.core.memory import keep_memory
     from tutelage.threats.corruptions import NAMES, corrupt, frost_source
 
     keep_memory()

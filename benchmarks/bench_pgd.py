@@ -2,15 +2,16 @@
 
 The bare side makes the same 20 gradients and 2 forward passes (is the sample right at the start, is it wrong at the end) and
 nothing else: no checks, no noise, no projection, no bookkeeping, no verification. What the 2 forward passes weigh is told too.
-Each race is run twice: with the memory allocator as it comes, and with one that keeps its memory (`common.keep_memory`).
+Each race is run twice: with the memory allocator as it comes, and with one that keeps its memory (`core.memory.keep_memory`).
 """
 
 from __future__ import annotations
 
 import torch
-from common import Outcome, keep_memory, race, report, settings
+from common import Outcome, race, report, settings
 from torch import Tensor, nn
 
+from tutelage.core.memory import keep_memory
 from tutelage.core.rng import generator, seeded
 from tutelage.data.sets import fashion_mnist_subset
 from tutelage.models.cnn import SmallCNN

@@ -7,7 +7,6 @@ machine hits both. What counts is the median of the ratios of the rounds; absolu
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -168,18 +167,6 @@ def keep(rows: list[dict[str, Any]], path: Path) -> None:
 
 def load(path: Path = RESULTS) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["rows"] if path.exists() else []
-
-
-def keep_memory() -> bool:
-    """Tell glibc not to hand freed memory back to the system; False where that cannot be told.
-
-    By default it hands the top of its heap back after each pass and faults it in again at the next one. How often depends
-    on the order of all allocations so far: up to a quarter of the time of a small net, on either side, by luck.
-    """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    libc, trim_threshold, mmap_threshold = ctypes.CDLL(None), -1, -3
-    return bool(libc.mallopt(mmap_threshold, 2**30)) and bool(libc.mallopt(trim_threshold, 2**30))
 
 
 def versions() -> dict[str, str]:

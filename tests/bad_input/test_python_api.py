@@ -659,6 +659,16 @@ TEACHING = {
     ),
     "fit: test data": Case(lambda u: fitted(u, loader=held_out().loader(4)), "data", "test data", "training data", SplitError),
     "fit: labels above the model": Case(lambda u: fitted(u, loader=u.batches(y=u.y + 1)), "y", "label 3", "0 to 2", calls=1),
+    "fit: adversarial, labels above the model": Case(
+        lambda u: fitted(u, AdversarialTraining(PGD(Linf(0.1))), u.batches(y=u.y + 1)), "y", "label 3", "0 to 2", calls=1
+    ),
+    "fit: adversarial, labels below 0": Case(
+        lambda u: fitted(u, AdversarialTraining(PGD(Linf(0.1))), u.batches(y=u.y - 1)), "y", "label -1", "labels from 0"
+    ),
+    "fit: rslad, labels above the model": Case(
+        lambda u: fitted(u, rslad(u), u.batches(y=u.y + 1)), "y", "label 3", "0 to 2", calls=1
+    ),
+    "fit: labels below 0": Case(lambda u: fitted(u, loader=u.batches(y=u.y - 1)), "y", "label -1", "labels from 0"),
     "fit: float labels": Case(lambda u: fitted(u, loader=u.batches(y=u.y.float())), "y", "float32", "integer"),
     "fit: a mean over one-hot labels": Case(
         lambda u: fitted(u, loader=u.batches(y=torch.eye(3)[u.y])), "y", r"\(4, 3\)", "one label a sample"
@@ -669,7 +679,7 @@ TEACHING = {
     "fit: log_every of 0": Case(lambda u: fitted(u, log_every=0), "log_every", "0", ">= 1"),
     "fit: checkpoint_every of 2.5": Case(lambda u: fitted(u, checkpoint_every=2.5), "checkpoint_every", "2.5", ">= 1"),
     "fit: rslad with a teacher of other classes": Case(
-        lambda u: fitted(u, rslad(u, Teacher(Net(5)), PGD(Linf(0.1), steps=1))), "teacher", "5 classes", "3, as many", calls=2
+        lambda u: fitted(u, rslad(u, Teacher(Net(5)), PGD(Linf(0.1), steps=1))), "teacher", "5 classes", "3, as many", calls=1
     ),
     "fit: rslad on 0 to 255": Case(lambda u: fitted(u, rslad(u), u.batches(u.x * 255)), "x", "values from", UNIT),
     "fit: a student of tuples": Case(

@@ -107,7 +107,7 @@ def test_the_student_is_attacked_in_eval_mode_and_trained_in_train_mode() -> Non
 
     model = Recording().train()
     loss, _ = AdversarialTraining(PGD(Linf(0.1), steps=3))(model, batch(), context())
-    assert modes == [False, False, False, True]
+    assert modes == [False] + [False] * 3 + [True]  # the check of the first batch, the steps of the attack, the loss
     assert all(g.abs().sum() > 0 for g in gradient(model, loss))
 
 
@@ -179,3 +179,22 @@ def test_rslad_refuses_inputs_outside_0_to_1_before_the_attack() -> None:
     with pytest.raises(InputError, match="x: got values"):
         RobustDistillation(Teacher(net(1)), attack)(net(0), (x * 255, y), context())
     assert attack.references == []
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_label_beyond_the_classes_is_told_before_the_attack_in_any_batch(distilled: bool) -> None:
+    attack, (x, y) = Shift(0.1), batch()
+    objective = RobustDistillation(Teacher(net(1)), attack) if distilled else AdversarialTraining(attack)
+    for step, labels in enumerate((y, y + 1)):
+        if step:
+            with pytest.raises(InputError, match="y: got label 3, wanted labels from 0 to 2"):
+                objective(net(), (x, labels), context(step))
+        else:
+            objective(net(), (x, labels), context(step))
+    assert len(attack.references) == 1
+
+
+def test_adversarial_training_takes_features_of_any_range_that_its_attack_takes() -> None:
+    x, y = batch()
+    loss, _ = AdversarialTraining(PGD(Linf(0.1), steps=1, bounds=None))(net(), (10 * x - 3, y), context())
+    assert torch.isfinite(loss)

@@ -19,6 +19,7 @@ from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice
+from tutelage.core.memory import keep_memory
 
 if TYPE_CHECKING:
     from tutelage.auditing.result import AuditResult, AuditRow
@@ -44,6 +45,7 @@ _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__n
 
 def main() -> None:
     warnings.showwarning = _say_warning
+    keep_memory()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -321,7 +323,7 @@ def audit(
     from tutelage.core.runs import Run
     from tutelage.data.readers import read_images
     from tutelage.models.loading import load_model
-    from tutelage.threats.suite import parse_threat
+    from tutelage.threats.parse import parse_threat
 
     asked = threats if threats is not None else "" if suite or shift else "linf@8/255"
     wanted = [part for part in asked.split(",") if part.strip()]

@@ -26,6 +26,7 @@ from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment, git_state
 from tutelage.core.errors import InputError, Interrupted, MissingError, TutelageError, WriteError
 from tutelage.core.files import check_folder, write_atomic
+from tutelage.core.memory import keep_memory
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.runs import Run
 from tutelage.teaching.processes import launched
@@ -182,7 +183,7 @@ def _rows(
 
 def _in_workers(arguments: list[tuple[Any, ...]], jobs: int) -> Iterator[Row]:
     # spawned workers share nothing with this process but the cache
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_the_run)
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
     try:
         waiting: set[Future[Row]] = {pool.submit(_cell, *one) for one in arguments}
         while waiting:
@@ -197,6 +198,11 @@ def _in_workers(arguments: list[tuple[Any, ...]], jobs: int) -> Iterator[Row]:
         raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    keep_memory()
+    _end_with_the_run()
 
 
 def _end_with_the_run() -> None:

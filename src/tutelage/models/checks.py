@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.core.errors import InputError, TutelageError
+from tutelage.models.guard import evaluating
 
 
 def check_inputs(x: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0), name: str = "x") -> None:
@@ -26,16 +27,34 @@ def check_inputs(x: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0), nam
 
 def check_labels(y: Tensor, n: int, classes: int | None = None, name: str = "y") -> None:
     """Integer class labels (n,), from 0 to classes - 1."""
+    highest = highest_label(y, n, name)
+    if classes is not None:
+        check_highest(highest, classes, name)
+
+
+def highest_label(y: Tensor, n: int, name: str = "y") -> int:
+    """The highest of integer class labels (n,) from 0, -1 for no labels; InputError if they are anything else.
+
+    Reading values off a device is what such a check costs, so all of it is done in one pass.
+    """
     if not isinstance(y, Tensor):
         raise InputError(name, type(y).__name__, f"a torch.Tensor of integer labels ({n},)")
     if y.shape != (n,):
         raise InputError(name, f"shape {tuple(y.shape)}", f"shape ({n},), one label a sample")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise InputError(name, f"dtype {y.dtype}", "integer class labels")
-    if n and int(y.min()) < 0:
-        raise InputError(name, f"label {int(y.min())}", "labels from 0")
-    if classes is not None and n and int(y.max()) >= classes:
-        raise InputError(name, f"label {int(y.max())}", f"labels from 0 to {classes - 1}, as the model has {classes} outputs")
+    if not n:
+        return -1
+    low, high = map(int, torch.aminmax(y))
+    if low < 0:
+        raise InputError(name, f"label {low}", "labels from 0")
+    return high
+
+
+def check_highest(highest: int, classes: int, name: str = "y") -> None:
+    """InputError if the highest label does not fit a model of so many classes."""
+    if highest >= classes:
+        raise InputError(name, f"label {highest}", f"labels from 0 to {classes - 1}, as the model has {classes} outputs")
 
 
 def run_model(model: nn.Module, x: Tensor, name: str = "model") -> Tensor:
@@ -51,6 +70,19 @@ def run_model(model: nn.Module, x: Tensor, name: str = "model") -> Tensor:
         wanted = _remedy(model, x) or "logits (B, classes)"
         raise InputError(name, f"{type(error).__name__} on {what}: {error}", wanted) from error
     return check_logits(outputs, len(x), name)
+
+
+def check_first_batch(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0)) -> int:
+    """InputError unless x is inside `bounds`, the model returns logits (no probabilities) and y fits them; else their classes.
+
+    One pass of the model in evaluation mode, so that a wrong set of labels is told before the first attack, not inside it.
+    """
+    check_inputs(x, bounds)
+    with torch.no_grad(), evaluating(model):
+        logits = run_model(model, x)
+    check_not_probabilities(logits)
+    check_labels(y, len(x), logits.shape[1])
+    return logits.shape[1]
 
 
 def _remedy(model: nn.Module, x: Tensor) -> str:

@@ -254,7 +254,9 @@ class _Training:
             self._resume()
             # looked up once: to walk through the modules of a net at every step takes time
             self.buffers = list(self.plain.buffers())
+            self.buffers_before = [buffer.detach().clone() for buffer in self.buffers]
             self.trained = [p for group in self.stepper.param_groups for p in group["params"]]
+            self.whole = not any(is_sharded(p) for p in self.trained) and len({p.device for p in self.trained}) == 1
             with self.progress.task(self.name, self.total) as task:
                 task.advance(self.step)
                 if self.batches_done and self.step >= self.total:  # stopped between the last step and the end of its epoch
@@ -305,9 +307,7 @@ class _Training:
         self._end_of_epoch()
 
     def _one_batch(self, batch: Any) -> dict[str, float] | None:
-        from accelerate.utils import send_to_device
-
-        batch = send_to_device(batch, self.accelerator.device)
+        batch = self.processes.moved(batch)
         if self.augment is not None:
             batch = (self.processes.augmented(self.augment, batch[0], self.generator), *batch[1:])
         scale = self.schedule(self.step, self.total)
@@ -316,25 +316,28 @@ class _Training:
         group_size, done, length = self.accelerator.gradient_accumulation_steps, self.batches_done, len(self.loader)
         members = min(group_size, length - done // group_size * group_size)
         stepping = (done + 1) % group_size == 0 or done + 1 == length
-        buffers = [(buffer, buffer.clone()) for buffer in self.buffers]
+        self._remember_buffers()
         ctx = Context(self.step, self.total, scale, self.generator, self.processes.batch_mean)
         with nullcontext() if stepping else self.processes.unsynchronised(self.model):
-            with self.processes.sharing(), _buffers_kept(buffers):
-                loss, extra = _loss_of(self.compute(batch, ctx))
+            try:
+                with self.processes.sharing():
+                    loss, extra = _loss_of(self.compute(batch, ctx))
+            except BaseException:
+                self._put_buffers_back()  # a batch that is refused has moved no running statistics
+                raise
             value = self.processes.batch_mean({"loss": float(loss.detach())})["loss"]
             if not math.isfinite(value):
-                self._stop("the loss", buffers)
+                self._stop("the loss")
             loss = self.processes.weighted(loss)
             # Accelerate divides by the size of a full group
-            self.accelerator.backward(loss if members == group_size else loss * (group_size / members))
+            self.processes.backward(loss if members == group_size else loss * (group_size / members))
         self.group_loss += value / members
         if not stepping:
             return None
-        total = torch.nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
-        norm = float(gathered(total) if is_sharded(total) else total)
+        norm = self._gradient_norm()
         # a gradient scaler meets overflows as a matter of course and skips those steps itself
         if not math.isfinite(norm) and self.accelerator.scaler is None:
-            self._stop("the gradient", buffers)
+            self._stop("the gradient")
         self.stepper.step()
         self.stepper.zero_grad()
         if self.average is not None:
@@ -353,10 +356,28 @@ class _Training:
             group["lr"] = rate * scale
 
     @torch.no_grad()
-    def _stop(self, what: str, buffers: list[tuple[Tensor, Tensor]]) -> NoReturn:
+    def _gradient_norm(self) -> float:
+        """The 2-norm of all gradients, of all processes' shards together."""
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        if self.whole and gradients:  # the same numbers as below, without sorting the tensors by device and type
+            return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0)), 2.0))
+        total = torch.nn.utils.get_total_norm(gradients)
+        return float(gathered(total) if is_sharded(total) else total)
+
+    @torch.no_grad()
+    def _remember_buffers(self) -> None:
+        if self.buffers:
+            torch._foreach_copy_(self.buffers_before, self.buffers)
+
+    @torch.no_grad()
+    def _put_buffers_back(self) -> None:
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.buffers_before)
+
+    def _stop(self, what: str) -> NoReturn:
         """No step is taken; statistics that this batch has already moved are put back."""
         self.optimizer.zero_grad()
-        _put_back(buffers)
+        self._put_buffers_back()
         raise NotFinite(self.step, what)
 
     def _end_of_epoch(self) -> None:
@@ -541,22 +562,6 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         raise
-
-
-@contextmanager
-def _buffers_kept(buffers: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """A batch that is refused has moved no running statistics."""
-    try:
-        yield
-    except BaseException:
-        _put_back(buffers)
-        raise
-
-
-@torch.no_grad()
-def _put_back(buffers: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, before in buffers:
-        buffer.copy_(before)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tutelage.core.checks import check_callable, check_choice, check_number
 from tutelage.core.errors import InputError
 from tutelage.core.rng import Noise
-from tutelage.models.checks import check_inputs, check_labels, check_logits
+from tutelage.models.checks import check_first_batch, check_highest, check_logits, highest_label
 from tutelage.teaching.divergences import Reduction, kl
 from tutelage.teaching.fit import Context
 from tutelage.teaching.teachers import Teacher
@@ -26,20 +26,25 @@ class Attack(Protocol):
 
 def pair(batch: Any) -> tuple[Tensor, Tensor]:
     """The (x, y) of a batch: inputs (B, ...) and one integer label a sample."""
+    x, y, _ = _labelled(batch)
+    return x, y
+
+
+def _labelled(batch: Any) -> tuple[Tensor, Tensor, int]:
+    """The (x, y) of a batch and its highest label: looked at once, for it is needed again when the classes are known."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         got = f"batches of {len(batch)} parts" if isinstance(batch, tuple | list) else f"batches of type {type(batch).__name__}"
         raise InputError("loader", got, "batches (x, y) of inputs and labels")
     x, y = batch
     if not isinstance(x, Tensor) or x.dim() == 0:
         raise InputError("loader", f"inputs of type {type(x).__name__}", "batches (x, y) with inputs in a tensor (B, ...)")
-    check_labels(y, len(x))
-    return x, y
+    return x, y, highest_label(y, len(x))
 
 
-def _cross_entropy(outputs: object, y: Tensor, smoothing: float) -> Tensor:
+def _cross_entropy(outputs: object, y: Tensor, highest: int, smoothing: float) -> Tensor:
     """CE of a model's outputs; wrong shapes and labels are told here, what is not finite by `fit`, with its step."""
     logits = check_logits(outputs, len(y), finite=False)
-    check_labels(y, len(y), logits.shape[1])
+    check_highest(highest, logits.shape[1])
     return F.cross_entropy(logits, y.long(), label_smoothing=smoothing)
 
 
@@ -50,8 +55,8 @@ class CrossEntropy:
         self.label_smoothing = _smoothing(label_smoothing)
 
     def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = pair(batch)
-        return _cross_entropy(model(x), y, self.label_smoothing), {}
+        x, y, highest = _labelled(batch)
+        return _cross_entropy(model(x), y, highest, self.label_smoothing), {}
 
 
 class AdversarialTraining:
@@ -60,11 +65,15 @@ class AdversarialTraining:
     def __init__(self, attack: Attack, *, label_smoothing: float = 0.0) -> None:
         check_callable("attack", attack, "an attack such as PGD(Linf(8/255), steps=10)")
         self.attack, self.label_smoothing = attack, _smoothing(label_smoothing)
+        self._classes = 0
 
     def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = pair(batch)
+        x, y, highest = _labelled(batch)
+        if ctx.step == 0 or not self._classes:  # a resumed training does not begin at step 0
+            self._classes = check_first_batch(model, x, y, bounds=None)  # what values x may have, the attack knows
+        check_highest(highest, self._classes)
         x_adv = self.attack(x, y, model=model, generator=ctx.generator)
-        return _cross_entropy(model(x_adv), y, self.label_smoothing), {}
+        return _cross_entropy(model(x_adv), y, highest, self.label_smoothing), {}
 
 
 class RobustDistillation:
@@ -84,18 +93,18 @@ class RobustDistillation:
         check_number("adversarial", adversarial, "a weight from 0 to 1", low=0, high=1)
         check_choice("reduction", reduction, ("batchmean", "mean"))
         self.teacher, self.attack, self.adversarial, self.reduction = teacher, attack, adversarial, reduction
+        self._classes = 0
 
     def __call__(self, model: nn.Module, batch: Any, ctx: Context) -> tuple[Tensor, dict[str, Tensor]]:
-        x, y = pair(batch)
-        if ctx.step == 0:
-            check_inputs(x)
+        x, y, highest = _labelled(batch)
+        if ctx.step == 0 or not self._classes:  # a resumed training does not begin at step 0
+            self._classes = check_first_batch(model, x, y)
+        check_highest(highest, self._classes)
         reference = self.teacher.query(x).logits
+        if reference.shape[1] != self._classes:
+            raise InputError("teacher", f"{reference.shape[1]} classes", f"{self._classes}, as many as the student has")
         x_adv = self.attack(x, y, model=model, generator=ctx.generator, reference=reference)
         robust_logits = check_logits(model(x_adv), len(x), finite=False)
-        if robust_logits.shape != reference.shape:
-            wanted = f"{robust_logits.shape[1]}, as many as the student has"
-            raise InputError("teacher", f"{reference.shape[1]} classes", wanted)
-        check_labels(y, len(x), robust_logits.shape[1])
         robust = kl(reference, robust_logits, reduction=self.reduction)
         clean = kl(reference, model(x), reduction=self.reduction)
         total = self.adversarial * robust + (1 - self.adversarial) * clean

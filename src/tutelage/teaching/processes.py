@@ -69,6 +69,13 @@ class Processes:
         self.share: Share | None = None  # of the batch that was handed out last
         self.common: dict[str, Any] | None = None  # the global generators' state that all processes share
         self.network: nn.Module | None = None
+        self.device = accelerator.device
+        self._plain_backward = (
+            self.count == 1
+            and accelerator.scaler is None
+            and str(accelerator.distributed_type.value) == "NO"
+            and _is_own(type(accelerator))
+        )
 
     @property
     def is_main(self) -> bool:
@@ -119,7 +126,22 @@ class Processes:
         """The loss whose gradient's mean over the processes is that of the whole batch."""
         return loss if self.share is None or self.share.weight == 1 else loss * self.share.weight
 
+    def backward(self, loss: Tensor) -> None:
+        """Accelerate's backward pass, without its division where that is by 1 and nothing else is to be done."""
+        if self._plain_backward and self.accelerator.gradient_accumulation_steps == 1:
+            torch.autograd.backward(loss)
+        else:
+            self.accelerator.backward(loss)
+
     # data and randomness
+
+    def moved(self, batch: Any) -> Any:
+        """The batch on this process's device."""
+        if type(batch) in (tuple, list) and all(type(part) is Tensor and part.device == self.device for part in batch):
+            return batch
+        from accelerate.utils import send_to_device
+
+        return send_to_device(batch, self.device)
 
     def augmented(self, augment: Callable[[Tensor, torch.Generator], Tensor], x: Tensor, noise: torch.Generator) -> Tensor:
         """Rows x as `augment` makes them in the whole batch: it draws for all rows, here of which only x are real."""
@@ -222,6 +244,13 @@ class Processes:
 
     def wait(self) -> None:
         self.accelerator.wait_for_everyone()
+
+
+def _is_own(kind: type[Any]) -> bool:
+    """Whether this is Accelerate's own class, or one that leaves its backward pass as it is."""
+    from accelerate import Accelerator
+
+    return getattr(kind, "backward", None) is Accelerator.backward
 
 
 class _Whole(nn.Module):

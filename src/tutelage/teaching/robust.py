@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tutelage.core.checks import check_callable, check_number
 from tutelage.core.errors import InputError
-from tutelage.models.checks import check_inputs, check_labels, check_logits, check_not_probabilities, run_model
+from tutelage.models.checks import check_first_batch, check_labels, check_logits
 from tutelage.models.guard import evaluating
 from tutelage.teaching.divergences import kl
 from tutelage.teaching.fit import Context
@@ -154,16 +154,6 @@ class MART(_Robust):
         moved = uncertain * kl(clean, attacked, reduction="none")
         log: dict[str, Tensor | float] = {"loss_boosted": boosted.detach().mean(), "loss_robust": moved.detach().mean()}
         return weighted_mean(boosted + self.beta * moved, self.weights, y, ctx), log
-
-
-def check_first_batch(model: nn.Module, x: Tensor, y: Tensor) -> int:
-    """InputError unless x is in [0, 1], the model returns logits (no probabilities) and y fits them; else their classes."""
-    check_inputs(x)
-    with torch.no_grad(), evaluating(model):
-        logits = run_model(model, x)
-    check_not_probabilities(logits)
-    check_labels(y, len(x), logits.shape[1])
-    return logits.shape[1]
 
 
 def sample_cross_entropy(outputs: object, y: Tensor) -> Tensor:

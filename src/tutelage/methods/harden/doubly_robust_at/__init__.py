@@ -72,11 +72,11 @@ from tutelage.data.checks import check_in_memory
 from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.data.images import ImageSet
 from tutelage.methods.harden.doubly_robust_at.barrier import BarrierAttack, Box, check_barrier, implicit_term
-from tutelage.models.checks import check_labels
+from tutelage.models.checks import check_first_batch, check_labels
 from tutelage.models.guard import evaluating
 from tutelage.teaching.fit import Context, FitResult, fit
 from tutelage.teaching.objectives import Attack, pair
-from tutelage.teaching.robust import check_first_batch, sample_cross_entropy
+from tutelage.teaching.robust import sample_cross_entropy
 from tutelage.teaching.schedules import Schedule, warmup_cosine
 from tutelage.teaching.weights import KLDROWeights, Normalise, dro_weights
 from tutelage.threats.budgets import Budget, Linf
