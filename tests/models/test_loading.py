@@ -48,6 +48,19 @@ def needs(depth):
 
 def nothing():
     return None
+
+
+class Guess:
+    def predict(self, x):
+        return [0] * len(x)
+
+
+def guess():
+    return Guess()
+
+
+def rule():
+    return lambda x: [[0.0, 1.0]] * len(x)
 '''
 
 
@@ -123,6 +136,8 @@ def test_nested_names_classes_and_ready_models(here: Path, factory: str) -> None
         ("user_nets:number", "a function that returns an nn.Module"),
         ("user_nets:needs", "a function that needs no arguments"),
         ("user_nets:nothing", "an nn.Module"),
+        ("user_nets:guess", "an nn.Module; return tutelage.models.from_sklearn(...) of it"),
+        ("user_nets:rule", "an nn.Module; return tutelage.models.from_function(...) of it"),
         ("no_such_module_here:net", "a module that can be imported from here"),
         ("user_zoo.absent:net", "a module that can be imported from here"),
         (".user_nets:net", ""),
@@ -138,6 +153,16 @@ def test_bad_factories(here: Path, factory: str, wanted: str) -> None:
 def test_a_file_that_is_not_there(here: Path) -> None:
     with pytest.raises(MissingError, match=r"model: there is no file absent\.py"):
         load_model("absent.py:net")
+
+
+@pytest.mark.parametrize("name", ["model.joblib", "deep/model.pkl", "model.pickle", "net.pt", "net.PTH", "/x/net.ckpt"])
+def test_a_pickle_as_the_model_is_not_loaded_and_it_says_how(here: Path, name: str) -> None:
+    mark, path = here / "it ran", here / name.removeprefix("/")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(Bomb(mark)))
+    with pytest.raises(InputError, match=r"^model: got .* wanted a factory .*from_sklearn\(joblib\.load\(\.\.\.\)\)"):
+        load_model(name)
+    assert not mark.exists()
 
 
 def test_a_factory_with_weights(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""A user's own model: a factory named by a string, weights from safetensors. No pickle is read."""
+"""A user's own model: a factory or an address as a string, weights from safetensors. No pickle is read."""
 
 from __future__ import annotations
 
@@ -16,19 +16,35 @@ from torch import Tensor, nn
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors, write_atomic
+from tutelage.models.adapters import Wrapper
+from tutelage.models.remote import Endpoint
 from tutelage.models.sharding import gathered, load_gathered
+
+# what holds, or may hold, pickles
+PICKLES = (".joblib", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".skops", ".dill")
 
 
 def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
     """Call `factory` and load `weights` into what it returns; the model comes back in eval mode.
 
     factory: `package.module:function` (importable, or found from the current folder) or `path/to/file.py:function`;
-        the function takes no arguments and returns an `nn.Module`.
+        the function takes no arguments and returns an `nn.Module`. Or the address of a prediction endpoint,
+        `http://127.0.0.1:8000/predict`, which has no weights (`models.remote.Endpoint`).
     weights: a `.safetensors` file with exactly the names and shapes of the model's state.
     Raises InputError or MissingError before anything is computed.
     """
     if not isinstance(factory, str):
         raise InputError("model", type(factory).__name__, "a factory 'package.module:function' or 'file.py:function'")
+    if factory.startswith(("http://", "https://")):
+        if weights is not None:
+            raise InputError("weights", str(weights), "none with an endpoint, which has its own")
+        return Endpoint(factory).eval()
+    if factory.lower().endswith(PICKLES):
+        wanted = (
+            "a factory 'file.py:function', in which your own code loads it, as in `def build(): return "
+            "from_sklearn(joblib.load(...))` (docs/models.md): loading a pickle can run anything, so it is not done here"
+        )
+        raise InputError("model", factory, wanted)
     module_name, _, attribute = factory.rpartition(":")
     if not module_name or not attribute or (module_name.startswith(".") and not module_name.endswith(".py")):
         raise InputError("model", factory, "a factory 'package.module:function' or 'file.py:function'")
@@ -51,10 +67,17 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
     else:
         raise InputError("model", factory, "a function that returns an nn.Module")
     if not isinstance(model, nn.Module):
-        raise InputError("model", f"{factory} returning {type(model).__name__}", "an nn.Module")
+        raise InputError("model", f"{factory} returning {type(model).__name__}", f"an nn.Module{_wrapped_by(model)}")
     if weights is not None:
         load_weights(model, Path(weights))
     return model.eval()
+
+
+def _wrapped_by(value: object) -> str:
+    """How what a factory returned becomes a module."""
+    if hasattr(value, "predict") or hasattr(value, "predict_proba"):
+        return "; return tutelage.models.from_sklearn(...) of it"
+    return "; return tutelage.models.from_function(...) of it" if callable(value) else ""
 
 
 def _required(target: Callable[..., object]) -> str:
@@ -101,7 +124,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     """Load a safetensors file; names, shapes, types and finiteness are checked before the model is touched.
 
     A tensor of another floating-point type is taken if its values are the same in the model's type (float16 in a float32
-    model); one that would be rounded is refused.
+    model); one that would be rounded is refused. A file of the model inside a wrapper of `models.adapters` is taken too.
     """
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "an nn.Module")
@@ -117,6 +140,9 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError("weights", path.name, f"a readable safetensors file ({error})") from error
     own = model.state_dict()
+    while isinstance(model, Wrapper) and given.keys() != own.keys():  # saved before the model was wrapped
+        model = model.model
+        own = model.state_dict()
     if missing := sorted(own.keys() - given.keys()):
         raise InputError("weights", f"{path.name} without {missing[0]!r} ({len(missing)} missing)", "every tensor of the model")
     if extra := sorted(given.keys() - own.keys()):
