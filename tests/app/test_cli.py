@@ -133,7 +133,7 @@ WRONG = {
     "output below a file": (["demo", "--quick", "--out", "my_net.py/demo"], "is a file"),
     "no such device": (changed(device="warp"), "device: got warp"),
     "unknown system": (["run", "mtrd"], "such as mtard"),
-    "planned system": (["run", "rscp-plus"], "planned"),
+    "planned system": (["run", "w2s-deception"], "planned"),
     "unknown setting": (["run", "mtard", "--set", "epoch=3"], "set: got epoch"),
     "setting without value": (["run", "mtard", "--set", "epochs"], "key=value"),
     "unknown scale": (["run", "mtard", "--scale", "huge"], "smoke, claim or paper"),
@@ -183,7 +183,7 @@ def test_list_show_and_doctor(capsys):
     shown = capsys.readouterr().out
     assert "2306.16170" in shown
     assert "Example::" in shown
-    assert run(["show", "rscp-plus"]) == 0
+    assert run(["show", "w2s-deception"]) == 0
     assert "planned" in capsys.readouterr().out
     assert run(["doctor"]) == 0
     assert "TUTELAGE_CACHE" in capsys.readouterr().out

@@ -776,7 +776,7 @@ MTARD_CASES = {
 CLAIMS = {
     "slug: unknown": Case(lambda u: run_claim("mtrd"), "slug", "mtrd", "mtard"),
     "slug: a number": Case(lambda u: run_claim(3), "slug", "int", "name of a system"),
-    "slug: planned": Case(lambda u: run_claim("rscp-plus"), "rscp-plus", "planned", "", MissingError),
+    "slug: planned": Case(lambda u: run_claim("w2s-deception"), "w2s-deception", "planned", "", MissingError),
     "scale: unknown": Case(lambda u: run_claim("mtard", scale="huge"), "scale", "huge", "smoke, claim or paper"),
     "seeds of 0": Case(lambda u: run_claim("mtard", seeds=0), "seeds", "0", ">= 1"),
     "seeds of 1.5": Case(lambda u: run_claim("mtard", seeds=1.5), "seeds", "1.5", "integer"),

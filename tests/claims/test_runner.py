@@ -80,7 +80,7 @@ def test_unknown_and_planned_systems():
     with pytest.raises(InputError, match="such as mtard"):
         run_claim("mtrd")
     with pytest.raises(MissingError, match="planned"):
-        run_claim("rscp-plus")
+        run_claim("w2s-deception")
 
 
 def test_only_a_whole_clean_claim_scale_result_is_recorded(smoke, tmp_path):

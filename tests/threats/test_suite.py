@@ -13,7 +13,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tutelage.core.errors import InputError
-from tutelage.threats import FGSM, L2, PGD, AttackResult, Linf, Suite, cross_entropy, margin, parse_threat
+from tutelage.models.quick import Quick, quick
+from tutelage.threats import (
+    APGD,
+    FGSM,
+    FMN,
+    L2,
+    PGD,
+    Attack,
+    AttackBatch,
+    AttackResult,
+    Linf,
+    Square,
+    Suite,
+    TargetedAPGD,
+    cross_entropy,
+    margin,
+    parse_threat,
+)
 
 light = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 
@@ -44,12 +61,15 @@ def weak_to_strong() -> Suite:
 
 def test_the_standard_suite_is_what_it_says() -> None:
     suite = Suite.standard(Linf(0.1))
-    assert [name for name, _ in suite.attacks] == ["FGSM", "PGD-20 x5 CE", "PGD-20 x5 margin"]
-    fgsm, ce, by_margin = (attack for _, attack in suite.attacks)
+    assert [name for name, _ in suite.attacks] == ["FGSM", "APGD-20 CE", "T9-APGD-20", "Square"]
+    fgsm, ce, targeted, square = (attack for _, attack in suite.attacks)
     assert (fgsm.steps, fgsm.start) == (1, "clean")
-    assert (ce.steps, ce.restarts, ce.objective) == (20, 5, cross_entropy)
-    assert (by_margin.steps, by_margin.restarts, by_margin.objective) == (20, 5, margin)
-    assert all(attack.budget == Linf(0.1) for attack in (fgsm, ce, by_margin))
+    assert (ce.steps, ce.objective) == (20, cross_entropy)
+    assert (targeted.steps, targeted.targets) == (20, 9)
+    assert (square.queries, square.patience) == (5000, 200)
+    assert [attack.needs_gradients for _, attack in suite.attacks] == [True, True, True, False]
+    assert all(attack.budget == Linf(0.1) for _, attack in suite.attacks)
+    assert suite.fast
 
 
 def test_stages_are_cumulative_and_monotone() -> None:
@@ -72,10 +92,10 @@ def test_a_stage_sees_only_what_is_left() -> None:
     model, x, y = problem()
     result = weak_to_strong().run(model, x, y, seeded())
     weak, middle, _ = result.stages
-    # weak: 24 clean, 20 at the start (4 are wrong already), 20 last looks
-    assert (weak.forward, weak.backward) == (24 + 20 + 20, 20)
+    # weak: 24 clean, 20 at the start (4 are wrong already), 20 last looks, 20 judged
+    assert (weak.forward, weak.backward) == (24 + 20 + 20 + 20, 20)
     left = 24 - int(weak.success.sum())
-    assert middle.forward <= left * (1 + 3)
+    assert middle.forward <= left * (3 + 1)
     assert middle.backward <= left * 2
 
 
@@ -109,6 +129,7 @@ class Remembering(PGD):
     given: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def run_seeded(self, model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor, **extra: Any) -> AttackResult:
+        assert bool((extra["reached"] <= 0).all())  # the margin that others reached, of samples that they left unbroken
         self.given.append((x.clone(), seeds.clone()))
         return super().run_seeded(model, x, y, seeds, **extra)
 
@@ -118,7 +139,7 @@ def test_the_union_holds_with_random_starts_and_the_same_seeds() -> None:
     budget = Linf(0.06)
     attacks = [Remembering(budget, steps=1), Remembering(budget, steps=2, objective=margin), Remembering(budget, steps=8)]
     result = Suite(budget, tuple((str(i), attack) for i, attack in enumerate(attacks))).run(model, x, y, seeded(3))
-    alone = torch.zeros(24, dtype=torch.bool)
+    alone = torch.arange(24) < 4  # wrong from the start
     for attack, stage in zip(attacks, result.stages, strict=True):
         (given, seeds), *_ = attack.given
         rows = torch.tensor([int((x == row).all(1).nonzero()) for row in given])
@@ -175,7 +196,148 @@ def test_warnings_name_their_stage() -> None:
             return torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1)
 
     result = Suite.standard(Linf(0.1)).run(Flat(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), seeded())
-    assert [warning.split(":")[0] for warning in result.warnings] == ["FGSM", "PGD-20 x5 CE", "PGD-20 x5 margin"]
+    assert [warning.split(":")[0] for warning in result.warnings] == ["FGSM", "APGD-20 CE", "T9-APGD-20"]
+
+
+# Quicker stand-ins
+
+
+def conv_net(width: int = 48) -> nn.Module:
+    """Convolutions with BatchNorms between them whose statistics are not trivial, large enough to be worth a stand-in."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        net = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, 4 * width, 3, stride=2), nn.BatchNorm2d(4 * width), nn.ReLU(),
+            nn.Conv2d(4 * width, 2 * width, 3, stride=2, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2 * width, 4),
+        )  # fmt: skip
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.2)
+                module.running_var.uniform_(0.3, 2)
+                nn.init.uniform_(module.weight, 0.5, 2)
+        return net
+
+
+def images(net: nn.Module, n: int = 12) -> tuple[Tensor, Tensor]:
+    x = torch.rand(n, 3, 12, 12, generator=seeded(5))
+    with torch.no_grad():
+        return x, net.eval()(x).argmax(1)
+
+
+def test_a_stand_in_follows_the_model() -> None:
+    net = conv_net()
+    x, _ = images(net)
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    with torch.no_grad():
+        logits = net(x)
+        one = quick(net, x, logits)
+        assert one is not None
+        assert one.folded
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in one.modules())
+        spread = float(logits.abs().amax())
+        torch.testing.assert_close(one(x), logits, rtol=0, atol=0.05 * (1 + spread))
+        one.dtype = torch.float32
+        torch.testing.assert_close(one(x), logits, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+def test_no_stand_in_where_it_would_not_follow_or_not_pay() -> None:
+    class Random(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.randn(len(x), 4)
+
+    class Labels(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.one_hot(super().forward(x).argmax(1), 4).float()
+
+    class Uncopied(nn.Sequential):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise RuntimeError("one of a kind")
+
+    whole = conv_net()
+    x, _ = images(whole)
+    with torch.no_grad():
+        for net in (Random(*whole), Labels(*whole), Uncopied(*whole), conv_net(8), conv_net().double()):
+            inputs = x.to(next(net.parameters()).dtype)
+            assert quick(net.eval(), inputs, net(inputs)) is None, net
+
+
+@pytest.mark.parametrize("norm", [Linf(0.01), L2(0.3)])
+def test_what_is_found_with_a_stand_in_is_judged_by_the_model(norm: Any) -> None:
+    net = conv_net()
+    x, y = images(net)
+    y[0] = (y[0] + 1) % 4
+    suite = Suite.standard(norm)
+    result = suite.run(net, x, y, seeded())
+    slow = replace(suite, fast=False).run(net, x, y, seeded())
+    assert result.search.startswith("BatchNorm folded")
+    assert slow.search == "float32"
+    with torch.no_grad():
+        logits = net(result.x_adv)
+    assert torch.equal(logits.argmax(1) != y, result.success)
+    torch.testing.assert_close(result.loss, margin(logits, AttackBatch(x, y)), rtol=1e-4, atol=1e-5)
+    assert 1 < int(result.success.sum()) < 12  # otherwise this test says nothing
+    assert torch.equal(result.success, slow.success)
+
+
+def test_a_success_that_the_model_does_not_confirm_is_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = conv_net()
+    x, y = images(net)
+
+    class Gullible(Quick):
+        """Takes everything for class 0 after the first look."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 0.01 + torch.tensor([9.0, 0, 0, 0])
+
+    y = torch.where(y == 0, 1, y)
+    with torch.no_grad():
+        wrong = net(x).argmax(1) != y
+    monkeypatch.setattr("tutelage.threats.suite.quick", lambda model, x, logits: Gullible(model, torch.float32, False))
+    suite = Suite(Linf(0.02), (("APGD", APGD(Linf(0.02), 10, objective=margin)),), fast=True)
+    result = suite.run(net, x, y, seeded())
+    slow = replace(suite, fast=False).run(net, x, y, seeded())
+    assert torch.equal(result.success, slow.success)
+    assert int(wrong.sum()) < int(result.success.sum()) < len(x)
+
+
+# Patience
+
+
+class Lying(nn.Module):
+    """Two classes, told apart by the mean, rounded so that there is no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = (x.mean((1, 2, 3)) * 255).round() / 255
+        return torch.stack([0.52 - mean, mean - 0.52], 1) * 30 + 0 * x.mean((1, 2, 3))[:, None]
+
+
+def test_square_goes_on_where_gradients_lie() -> None:
+    x = torch.full((4, 1, 6, 6), 0.5)
+    y = torch.zeros(4, dtype=torch.long)
+    result = Suite.standard(Linf(0.03)).run(Lying(), x, y, seeded())
+    assert [int(stage.success.sum()) for stage in result.stages][::3] == [0, 4]
+    assert any("zero" in warning for warning in result.warnings)
+
+
+def test_square_gives_up_behind_the_others() -> None:
+    model, x, y = problem()
+    x, y = x[4:], y[4:]
+    square = Square(Linf(0.01), queries=30, patience=7)
+    seeds = torch.arange(20)
+    high, low = torch.full((20,), 99.0), torch.full((20,), -99.0)
+    alone = square.run_seeded(model, x, y, seeds)
+    assert int(alone.success.sum()) < 10
+    assert square.run_seeded(model, x, y, seeds, reached=high).forward <= 20 + 20 * 7
+    assert square.run_seeded(model, x, y, seeds, reached=low).forward == alone.forward
+    half = torch.where(torch.arange(20) < 10, high, low)
+    mixed = square.run_seeded(model, x, y, seeds, reached=half)
+    assert torch.equal(mixed.x_adv[10:], alone.x_adv[10:])
+    with torch.no_grad():
+        logits = model(x)
+    assert square.run_seeded(model, x, y, seeds, logits=logits).forward == alone.forward - 20
 
 
 # Names
@@ -189,8 +351,15 @@ def test_a_bare_budget_is_the_standard_suite(text: str, budget: Any) -> None:
 def test_one_attack_by_name() -> None:
     (fgsm,) = parse_threat("fgsm:linf@8/255").attacks
     assert fgsm == ("FGSM", FGSM(Linf(8 / 255)))
-    (pgd,) = parse_threat("pgd-50:l2@0.5").attacks
-    assert pgd == ("PGD-50", PGD(L2(0.5), steps=50))
+    named = {
+        "pgd-50": ("PGD-50", PGD(L2(0.5), steps=50)),
+        "apgd-50": ("APGD-50", APGD(L2(0.5), steps=50)),
+        "targeted-apgd-30": ("T9-APGD-30", TargetedAPGD(L2(0.5), steps=30)),
+        "fmn-60": ("FMN-60", FMN(L2(0.5), steps=60)),
+        "square-700": ("Square-700", Square(L2(0.5), queries=700)),
+    }
+    for text, attack in named.items():
+        assert parse_threat(f"{text}:l2@0.5").attacks == (attack,)
 
 
 def test_a_threat_has_the_name_of_what_it_runs() -> None:
@@ -212,6 +381,8 @@ def test_a_threat_has_the_name_of_what_it_runs() -> None:
         "fgsm",
         "fgsm@0.1",
         "square:linf@0.1",
+        "square-0:linf@0.1",
+        "swirl-5:linf@0.1",
         "pgd:linf@0.1",
         "pgd-:linf@0.1",
         "pgd-0:linf@0.1",
@@ -242,4 +413,4 @@ def test_any_text_is_a_suite_or_an_input_error(text: str) -> None:
     except InputError:
         return
     assert suite.attacks
-    assert all(attack.steps >= 1 for _, attack in suite.attacks)
+    assert all(isinstance(attack, Attack) for _, attack in suite.attacks)

@@ -33,7 +33,8 @@ from tutelage.models.loading import fingerprint
 from tutelage.threats.budgets import Budget
 from tutelage.threats.engine import PGD, Attack
 from tutelage.threats.objectives import margin
-from tutelage.threats.suite import Suite, parse_threat
+from tutelage.threats.parse import parse_threat
+from tutelage.threats.suite import Suite
 
 if TYPE_CHECKING:
     from tutelage.auditing.corruption import Corruptions
@@ -140,7 +141,15 @@ def audit(
             rows.append(accuracy_row(threat, "worst case", ~measured.broken))
             right[threat] = ~measured.broken
             warnings += [f"{threat}: {warning}" for warning in measured.warnings]
-            cost.append({"threat": threat, "forward": measured.forward, "backward": measured.backward})
+            cost.append(
+                {
+                    "threat": threat,
+                    "forward": measured.forward,
+                    "backward": measured.backward,
+                    "search": measured.search,
+                    "attacks": [{"name": stage, "forward": f, "backward": b} for stage, (f, b) in measured.spent.items()],
+                }
+            )
             norm = suite.budget.norm
             if curve and norm not in sweeps:  # one curve a norm, through every eps that is audited in it
                 budgets = [other.budget for other in suites if other.budget.norm == norm]
@@ -494,5 +503,6 @@ def _examples(
 def _describe(suite: Suite) -> dict[str, object]:
     return {
         "budget": str(suite.budget),
+        "suite": suite.label,
         "attacks": [{"name": name, **attack.settings} for name, attack in suite.attacks],
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -23,7 +24,7 @@ class Runnable(Protocol):
     @property
     def name(self) -> str: ...
 
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> AttackResult: ...
+    def run_seeded(self, model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor) -> AttackResult: ...
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Measured:
     """One threat over a whole set of N samples, in the set's order.
 
     broken: (N,) bool, misclassified inside the budget (clean errors included). stages: the same after each attack of a
-    suite. x_adv: (N, ...) the adversarial inputs, on the CPU.
+    suite. x_adv: (N, ...) the adversarial inputs, on the CPU. forward, backward: samples passed; spent: of each attack of a
+    suite. search: in what form the model was searched.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Measured:
     forward: int
     backward: int
     warnings: list[str]
+    spent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    search: str = "float32"
 
     @property
     def robust_accuracy(self) -> float:
@@ -79,23 +83,39 @@ def attack_set(
     progress: Progress = QUIET,
 ) -> Measured:
     """Run `threat` on every sample. The same seed gives the same noise for each sample at any batch size."""
-    device, source = device_of(model), generator(seed, "attack")
-    broken, adversarial, warnings = [], [], []
-    stages: dict[str, list[Tensor]] = {}
-    forward = backward = 0
+    device, seeds, results = device_of(model), noise_seeds(len(data), seed), []
     with progress.task(threat.name, len(data)) as task:
-        for x, y in data.loader(batch_size):
-            result = threat.run(model, x.to(device), y.to(device), source)
-            broken.append(result.success.cpu())
-            adversarial.append(result.x_adv.cpu())
-            warnings += [w for w in result.warnings if w not in warnings]
-            forward, backward = forward + result.forward, backward + result.backward
-            if isinstance(result, SuiteResult):
-                for stage in result.stages:
-                    stages.setdefault(stage.name, []).append(stage.success.cpu())
+        for part, (x, y) in zip(torch.split(seeds, batch_size), data.loader(batch_size), strict=True):
+            results.append(threat.run_seeded(model, x.to(device), y.to(device), part))
             task.advance(len(x))
-    joined = {name: torch.cat(parts) for name, parts in stages.items()}
-    return Measured(threat.name, torch.cat(broken), joined, torch.cat(adversarial), forward, backward, warnings)
+    return joined(threat.name, results)
+
+
+def noise_seeds(n: int, seed: int) -> Tensor:
+    """One seed a sample, (n,): what its noise depends on."""
+    return torch.randint(2**61, (n,), generator=generator(seed, "attack"))
+
+
+def joined(name: str, results: Sequence[AttackResult]) -> Measured:
+    """The batches of a set, in order, as one."""
+    stages: dict[str, list[Tensor]] = {}
+    spent: dict[str, tuple[int, int]] = {}
+    suites = [result for result in results if isinstance(result, SuiteResult)]
+    for stage in (stage for result in suites for stage in result.stages):
+        stages.setdefault(stage.name, []).append(stage.success.cpu())
+        forward, backward = spent.get(stage.name, (0, 0))
+        spent[stage.name] = forward + stage.forward, backward + stage.backward
+    return Measured(
+        name,
+        torch.cat([result.success.cpu() for result in results]),
+        {stage: torch.cat(parts) for stage, parts in stages.items()},
+        torch.cat([result.x_adv.cpu() for result in results]),
+        sum(result.forward for result in results),
+        sum(result.backward for result in results),
+        list(dict.fromkeys(warning for result in results for warning in result.warnings)),
+        spent,
+        ", ".join(dict.fromkeys(result.search for result in suites)) or "float32",
+    )
 
 
 def clean_and_robust(

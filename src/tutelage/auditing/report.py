@@ -346,14 +346,18 @@ def _eps_text(eps: float) -> str:
 def _settings(result: AuditResult) -> list[Block]:
     settings, model = result.settings, result.model
     attacks = [
-        [t["budget"], a["name"], plain(a["steps"]), plain(a["restarts"]), plain(a["step_size"]), a["start"], plain(a["eot"])]
+        [t["budget"], a["name"], ", ".join(f"{key.replace('_', ' ')} {plain(v)}" for key, v in a.items() if key != "name")]
         for t in settings["threats"]
         for a in t["attacks"]
     ]
-    cost = [[c["threat"], plain(c["forward"]), plain(c["backward"])] for c in settings["cost"]]
-    header = ["Budget", "Attack", "Steps", "Restarts", "Step size", "Start", "Passes averaged"]
+    cost = [
+        [f"{c['threat']}: {a['name']}" if a["name"] else c["threat"], plain(a["forward"]), plain(a["backward"])]
+        for c in settings["cost"]
+        for a in [*c.get("attacks", []), {**c, "name": ""}]
+    ]
+    header = ["Budget", "Attack", "Settings"]
     tables = [
-        Table("Attacks", header, attacks, "llrrrlr"),
+        Table("Attacks", header, attacks, "lll"),
         Table("Samples passed through the model", ["Threat", "Forward", "Backward"], cost),
     ]
     return [
@@ -399,7 +403,7 @@ def _argument(threat: Mapping[str, Any]) -> str:
     """The string that `audit` takes for a threat; for a suite of one's own, its budget and a remark."""
     budget, attacks = threat["budget"], threat["attacks"]
     names = [attack["name"] for attack in attacks]
-    if names == ["FGSM", "PGD-20 x5 CE", "PGD-20 x5 margin"]:
+    if threat.get("suite") == "standard suite":
         return json.dumps(budget)
     if len(names) == 1 and attacks[0]["restarts"] == 1 and re.fullmatch(r"FGSM|PGD-\d+", names[0]):
         return json.dumps(f"{names[0].lower()}:{budget}")

@@ -43,7 +43,8 @@ FORMAT = "tutelage-audit-state-1"
 FINISHED = "finished.json"
 # whatever these hold decides what a part is; a part of other code is not used
 CODE = ("threats/*.py", "threats/corruptions/*.py", "auditing/audit.py", "auditing/corruption.py", "auditing/measure.py",
-        "auditing/state.py", "core/rng.py", "data/images.py", "models/checks.py", "models/guard.py")  # fmt: skip
+        "auditing/state.py", "core/rng.py", "data/images.py", "models/checks.py", "models/guard.py",
+        "models/quick.py")  # fmt: skip
 
 
 def identity(
@@ -183,7 +184,7 @@ class State:
 
 @dataclass
 class KeptSuite:
-    """A suite over the batches of one set, in order: what is kept of a batch is taken over, noise generator included."""
+    """A suite over the batches of one set, in order: what is kept of a batch is taken over."""
 
     suite: Suite
     state: State
@@ -194,25 +195,21 @@ class KeptSuite:
     def name(self) -> str:
         return self.suite.name
 
-    def run(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> SuiteResult:
+    def run_seeded(self, model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor) -> SuiteResult:
         def compute() -> tuple[dict[str, Tensor], dict[str, Any]]:
-            result = self.suite.run(model, x, y, generator)
+            result = self.suite.run_seeded(model, x, y, seeds)
             tensors = {"x_adv": result.x_adv, "success": result.success, "loss": result.loss}
             tensors |= {f"stage/{i}": stage.success for i, stage in enumerate(result.stages)}
-            tensors["generator"] = generator.get_state()
             return tensors, {
                 "forward": result.forward,
                 "backward": result.backward,
                 "warnings": result.warnings,
                 "stages": [[stage.name, stage.forward, stage.backward] for stage in result.stages],
+                "search": result.search,
             }
 
         tensors, plain = self.state.part(f"{self.place}-{self.batch:06d}", compute)
         self.batch += 1
-        generator.set_state(tensors["generator"].cpu())
-        stages = tuple(
-            Stage(name, tensors[f"stage/{i}"], forward, backward) for i, (name, forward, backward) in enumerate(plain["stages"])
-        )
         return SuiteResult(
             tensors["x_adv"],
             tensors["success"],
@@ -220,7 +217,11 @@ class KeptSuite:
             plain["forward"],
             plain["backward"],
             plain["warnings"],
-            stages,
+            stages=tuple(
+                Stage(name, tensors[f"stage/{i}"], forward, backward)
+                for i, (name, forward, backward) in enumerate(plain["stages"])
+            ),
+            search=plain["search"],
         )
 
 
@@ -250,7 +251,7 @@ def _describe(suite: Suite) -> dict[str, Any] | None:
         if None in values.values():
             return None
         attacks.append([name, f"{type(attack).__module__}.{type(attack).__qualname__}", values])
-    return {"name": suite.name, "budget": repr(suite.budget), "attacks": attacks}
+    return {"name": suite.name, "budget": repr(suite.budget), "attacks": attacks, "fast": suite.fast}
 
 
 def _value(value: Any) -> str | None:

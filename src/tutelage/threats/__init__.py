@@ -5,8 +5,9 @@ from tutelage.threats.budgets import L1, L2, Budget, Linf, parse_budget
 from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
 from tutelage.threats.minimal import FMN, Distances
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
+from tutelage.threats.parse import parse_threat
 from tutelage.threats.square import Square
-from tutelage.threats.suite import Suite, SuiteResult, parse_threat
+from tutelage.threats.suite import Suite, SuiteResult
 from tutelage.threats.targeted import TargetedAPGD
 
 __all__ = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,8 @@ class Attack(ABC):
     each on what is still unbroken. targeted: `run` then needs `target`. bounds: the range of valid inputs, None for none.
     accept(outputs, batch): success, (B,) bool. retire=False keeps broken samples in the search.
     """
+
+    needs_gradients: ClassVar[bool] = True
 
     budget: Budget
     objective: Objective = field(default=cross_entropy, kw_only=True)
@@ -121,8 +123,14 @@ class Attack(ABC):
         *,
         target: Tensor | None = None,
         reference: Tensor | None = None,
+        logits: Tensor | None = None,
+        reached: Tensor | None = None,
     ) -> AttackResult:
-        """`run` with the seed of each sample's noise given, (B,) int64 on the CPU."""
+        """`run` with the seed of each sample's noise given, (B,) int64 on the CPU.
+
+        What other attacks have found out spares passes: logits (B, classes), those of x, and reached (B,), the highest
+        margin at their points.
+        """
         if not isinstance(model, nn.Module):
             raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
         check_inputs(x, self.bounds)
@@ -131,16 +139,17 @@ class Attack(ABC):
             raise InputError("target", target, "target classes (B,) if and only if the attack is targeted")
         if isinstance(self.budget.eps, Tensor) and self.budget.eps.shape != (len(x),):
             raise InputError("eps", f"shape {tuple(self.budget.eps.shape)}", f"one number, or one a sample ({len(x)},)")
-        batch = AttackBatch(x, y, target, reference)
+        batch = AttackBatch(x, y, target, reference, reached)
         with evaluating(model):
-            result = self._search(model, batch, seeds)
+            result = self._search(model, batch, seeds, logits)
         self._verify(x, result.x_adv)
         return result
 
-    def _search(self, model: nn.Module, batch: AttackBatch, seeds: Tensor) -> AttackResult:
-        n = len(batch.x)
+    def _search(self, model: nn.Module, batch: AttackBatch, seeds: Tensor, logits: Tensor | None) -> AttackResult:
+        n, passes = len(batch.x), 0
         with torch.no_grad():
-            logits = run_model(model, batch.x)
+            if logits is None:
+                logits, passes = run_model(model, batch.x), n
             check_labels(batch.y, n, logits.shape[1])
             if batch.target is not None:
                 check_labels(batch.target, n, logits.shape[1], name="target")
@@ -152,7 +161,7 @@ class Attack(ABC):
             loss = _one_each("objective", self.objective(logits, batch), n)
             if accepted.dtype != torch.bool:
                 raise InputError("accept", f"a result of dtype {accepted.dtype}", "one bool a sample, True for a success")
-            found = AttackResult(batch.x.clone(), accepted, loss, n, 0)
+            found = AttackResult(batch.x.clone(), accepted, loss, passes, 0)
         for restart in range(self.restarts):
             active = (~found.success).nonzero().squeeze(1) if self.retire else torch.arange(n, device=batch.x.device)
             if not len(active):

@@ -20,12 +20,14 @@ class AttackBatch:
     """The samples under attack: inputs x (B, ...), labels y (B,), and what some objectives need.
 
     target: (B,) the class wanted by a targeted attack. reference: (B, classes) logits of a teacher or of the clean model.
+    reached: (B,) the highest margin at points that other attacks have found; see `Square.patience`.
     """
 
     x: Tensor
     y: Tensor
     target: Tensor | None = None
     reference: Tensor | None = None
+    reached: Tensor | None = None
 
     def take(self, index: Tensor) -> AttackBatch:
         return AttackBatch(
@@ -33,6 +35,7 @@ class AttackBatch:
             self.y[index],
             None if self.target is None else self.target[index],
             None if self.reference is None else self.reference[index],
+            None if self.reached is None else self.reached[index],
         )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +39,23 @@ class Square(Attack):
     """Random search by squares. queries: forward passes a sample and restart, at most. p: the first square's share.
 
     Budgets in Linf, L2 and L1. The objective is the margin; the other fields are those of `Attack`.
+
+    patience: after so many queries a sample is given up where other attacks have already reached a higher objective
+    (`batch.reached`, which a suite knows). Where they have not, their gradients lie, and the search goes on.
     """
+
+    needs_gradients: ClassVar[bool] = False
 
     queries: int = 5000
     p: float = 0.8
+    patience: int | None = None
     objective: Objective = field(default=margin, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("queries", self.queries)
+        if self.patience is not None:
+            check_integer("patience", self.patience)
         check_number("p", self.p, "a share of the input, above 0 and at most 1", low=math.ulp(0.0), high=1)
         if not isinstance(self.budget, Linf | L2 | L1):
             raise InputError("budget", self.budget, "a budget in linf, l2 or l1")
@@ -57,7 +66,7 @@ class Square(Attack):
 
     @property
     def settings(self) -> dict[str, object]:
-        return {**super().settings, "queries": self.queries, "p": self.p}
+        return {**super().settings, "queries": self.queries, "p": self.p, "patience": self.patience}
 
     @torch.no_grad()
     def _climb(
@@ -85,8 +94,11 @@ class Square(Attack):
             better = loss > highest
             best = torch.where(better[:, None, None, None], tried, best)
             highest = torch.where(better, loss, highest)
-            if self.retire and bool(broken.any()):
-                left = (~broken).nonzero().squeeze(1)
+            over = broken & self.retire
+            if query + 1 == self.patience and part.reached is not None:
+                over |= highest <= part.reached
+            if bool(over.any()):
+                left = (~over).nonzero().squeeze(1)
                 if not len(left):
                     return
                 active, part, budget, x = active[left], part.take(left), budget.take(left), x[left]

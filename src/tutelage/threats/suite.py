@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.core.errors import InputError
-from tutelage.models.checks import check_inputs, check_labels
-from tutelage.threats.budgets import Budget, parse_budget
-from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
-from tutelage.threats.objectives import margin
+from tutelage.models.checks import check_inputs, check_labels, check_logits, run_model
+from tutelage.models.guard import evaluating
+from tutelage.models.quick import Quick, quick
+from tutelage.threats.apgd import APGD
+from tutelage.threats.budgets import L1, Budget
+from tutelage.threats.engine import FGSM, Attack, AttackResult
+from tutelage.threats.objectives import AttackBatch, margin
+from tutelage.threats.square import Square
+from tutelage.threats.targeted import TargetedAPGD
 
 # Between the seeds of two attacks of a suite; small, because torch's CPU generator reads only the low 32 bits of a seed.
 STAGE_STRIDE = 1_000_003
@@ -30,30 +34,46 @@ class Stage:
 
 @dataclass
 class SuiteResult(AttackResult):
-    """Worst case over the attacks; `stages` tells them apart, cumulatively."""
+    """Worst case over the attacks; `stages` tells them apart, cumulatively.
+
+    loss: the margin at x_adv. search: in what form the model was searched, see `Suite.fast`.
+    """
 
     stages: tuple[Stage, ...] = ()
+    search: str = "float32"
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Named attacks within one budget. `Suite.standard(budget)` is what a bare budget in an audit means."""
+    """Named attacks within one budget. `Suite.standard(budget)` is what a bare budget in an audit means.
+
+    fast: search with a quicker stand-in for the model where one follows it closely (`models.quick`). The model itself judges
+    every point; where it does not confirm a success, the attack is run again, on the model.
+    """
 
     budget: Budget
     attacks: tuple[tuple[str, Attack], ...]
     label: str = ""
+    fast: bool = False
 
     @classmethod
     def standard(cls, budget: Budget) -> Suite:
-        """FGSM, then PGD-20 with 5 restarts on cross-entropy, then the same on the margin."""
+        """The cheapest attack first; there is nothing to choose.
+
+        FGSM; APGD on cross-entropy; APGD on the margin to up to nine classes, the nearest border first; and the Square attack,
+        without gradients, which goes on where it climbs higher in its first 200 queries than they did in all.
+        """
+        steps = 50 if isinstance(budget, L1) else 20  # in L1 they are shared by three balls
         return cls(
             budget,
             (
                 ("FGSM", FGSM(budget)),
-                ("PGD-20 x5 CE", PGD(budget, restarts=5)),
-                ("PGD-20 x5 margin", PGD(budget, restarts=5, objective=margin)),
+                (f"APGD-{steps} CE", APGD(budget, steps)),
+                (f"T9-APGD-{steps}", TargetedAPGD(budget, steps)),
+                ("Square", Square(budget, patience=200)),
             ),
             label="standard suite",
+            fast=True,
         )
 
     @property
@@ -73,42 +93,66 @@ class Suite:
                 raise InputError("attacks", f"{name!r} in {attack.budget}", f"attacks within the suite's budget {self.budget}")
 
     def run(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> SuiteResult:
-        """x (B, ...), y (B,) -> for each sample the first point that broke it, else the last attack's strongest point."""
+        """x (B, ...), y (B,) -> for each sample the first point that broke it, else the one of the highest margin."""
+        seeds = torch.randint(2**61, (len(x) if isinstance(x, Tensor) and x.dim() else 0,), generator=generator)
+        return self.run_seeded(model, x, y, seeds)
+
+    def run_seeded(self, model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor) -> SuiteResult:
+        """`run` with one seed a sample, (B,) int64 on the CPU, whatever the batch size and whoever survives."""
+        if not isinstance(model, nn.Module):
+            raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
         check_inputs(x, getattr(self.attacks[0][1], "bounds", None))
         check_labels(y, len(x))
-        total = SuiteResult(x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x)).to(x), 0, 0)
+        whole = AttackBatch(x, y)
+        with torch.no_grad(), evaluating(model):
+            logits = run_model(model, x)
+            check_labels(y, len(x), logits.shape[1])
+            stand_in = quick(model, x, logits) if self.fast else None
+        broken = self.attacks[0][1].accept(logits, whole)
+        total = SuiteResult(x.clone(), broken, margin(logits, whole), len(x), 0, search=stand_in.how if stand_in else "float32")
         stages = []
-        # One draw a sample, whatever the batch size and whoever survives.
-        seeds = torch.randint(2**61, (len(x),), generator=generator)
         for stage, (name, attack) in enumerate(self.attacks):
             left = (~total.success).nonzero().squeeze(1)
             forward = backward = 0
             if len(left):
-                part = replace(attack, budget=attack.budget.take(left))
-                result = part.run_seeded(model, x[left], y[left], seeds[left.cpu()] + stage * STAGE_STRIDE)
-                total.x_adv[left], total.loss[left], total.success[left] = (
-                    result.x_adv,
-                    result.loss.to(total.loss),
-                    result.success,
+                forward, backward = self._stage(
+                    model, stand_in, name, attack, whole, left, logits, seeds + stage * STAGE_STRIDE, total
                 )
-                forward, backward = result.forward, result.backward
-                total.warnings += [f"{name}: {warning}" for warning in result.warnings]
             total.forward, total.backward = total.forward + forward, total.backward + backward
-            stages.append(Stage(name, total.success.clone(), forward, backward))
+            # the clean pass belongs to the attack that comes first
+            stages.append(Stage(name, total.success.clone(), forward + (len(x) if stage == 0 else 0), backward))
         total.stages = tuple(stages)
         return total
 
-
-def parse_threat(text: str) -> Suite:
-    """`linf@8/255` -> the standard suite; `fgsm:linf@8/255` or `pgd-50:l2@0.5` -> that one attack."""
-    if not isinstance(text, str):
-        raise InputError("threats", text, "text such as linf@8/255")
-    attack, colon, budget_text = text.strip().rpartition(":")
-    budget = parse_budget(budget_text)
-    if not colon:
-        return Suite.standard(budget)
-    if attack == "fgsm":
-        return Suite(budget, (("FGSM", FGSM(budget)),))
-    if match := re.fullmatch(r"pgd-([1-9][0-9]{0,5})", attack):
-        return Suite(budget, ((f"PGD-{match[1]}", PGD(budget, steps=int(match[1]))),))
-    raise InputError("threats", text, "linf@EPS or l2@EPS, optionally behind 'fgsm:' or 'pgd-STEPS:'")
+    @staticmethod
+    def _stage(
+        model: nn.Module,
+        stand_in: Quick | None,
+        name: str,
+        attack: Attack,
+        whole: AttackBatch,
+        left: Tensor,
+        logits: Tensor,
+        seeds: Tensor,
+        total: SuiteResult,
+    ) -> tuple[int, int]:
+        """One attack on the samples `left`; what it finds goes to `total`. Returns the samples passed, forward and backward."""
+        forward = backward = 0
+        for searched in (stand_in, model) if stand_in else (model,):
+            part = whole.take(left)
+            result = replace(attack, budget=attack.budget.take(left)).run_seeded(
+                searched, part.x, part.y, seeds[left.cpu()], logits=logits[left], reached=total.loss[left]
+            )
+            with torch.no_grad(), evaluating(model):
+                judged = check_logits(model(result.x_adv), len(left))
+            forward, backward = forward + result.forward + len(left), backward + result.backward
+            total.warnings += [w for warning in result.warnings if (w := f"{name}: {warning}") not in total.warnings]
+            broken, height = attack.accept(judged, part), margin(judged, part).to(total.loss)
+            better = (broken | (height > total.loss[left])).nonzero().squeeze(1)
+            rows = left[better]
+            total.x_adv.index_copy_(0, rows, result.x_adv.index_select(0, better))
+            total.loss[rows], total.success[rows] = height[better], broken[better]
+            left = left[result.success & ~broken]
+            if not len(left):
+                break
+        return forward, backward

@@ -169,7 +169,7 @@ def suite(config: Config) -> Suite:
     """The standard suite, then what a model with masked gradients does not stand: scaled logits and APGD on the DLR."""
     budget = Linf(config.eps)
     if config.data == "random":
-        return Suite(budget, (("FGSM", PGD(budget, steps=1)), ("PGD-20 x5 CE", PGD(budget, steps=2))))
+        return Suite(budget, (("FGSM", PGD(budget, steps=1)), ("APGD-20 CE", PGD(budget, steps=2))))
     scaled = tuple(
         (f"PGD-20 CE of {scale:g} z", PGD(budget, objective=ScaledCrossEntropy(scale))) for scale in (0.1, 10.0, 100.0)
     )
@@ -186,7 +186,7 @@ def _audit(net: nn.Module, validation: ImageSet, test: ImageSet, cell: Cell) -> 
     weak = weakest_classes(~attack_set(net, validation, PGD(Linf(config.eps)), seed=seed).broken, validation.labels, TAIL)
     clean = predict(net, test).argmax(1) == test.labels
     measured = attack_set(net, test, suite(config), seed=seed, progress=cell.progress)
-    robust, by_pgd = ~measured.broken, ~measured.stages["PGD-20 x5 CE"]
+    robust, by_pgd = ~measured.broken, ~measured.stages["APGD-20 CE"]
     by_class = class_accuracy(robust, test.labels)
     found = {
         "ra_tail_30": tail_accuracy(robust, test.labels, chosen=weak),
