@@ -30,6 +30,7 @@ PACKAGES = (
     "numpy",
     "accelerate",
     "torchattacks",
+    "pyautoattack",
     "foolbox",
     "imagecorruptions",
     "scikit-image",

@@ -42,6 +42,46 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *([""] if noted else []), *noted, "", *measured_with(rows)])
 
 
+def attacks_table(rows: list[dict[str, Any]]) -> str:
+    """attack_suite.py: robust accuracy and time against each peer, what each side broke alone, flags, and what is missed."""
+    if not rows:
+        return "Not measured yet: `python benchmarks/attack_suite.py`."
+    lines = [
+        "| model | against | robust accuracy, ours | theirs | ours less theirs [95 %], points | only ours breaks | only theirs "
+        "| ours | theirs | times faster (processor time) | wanted | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        notes = row["notes"]
+        mine, yours = notes["robust accuracy"].values()
+        difference, low, high = (f"{100 * value:+.1f}" for value in notes["difference"])
+        flagged = notes["audit"]["status"] == "unreliable"
+        lines.append(
+            f"| {row['name'].split(' against ')[0]}, {notes['budget']} | {row['peer']} | {mine:.1%}{' (unreliable)' * flagged} "
+            f"| {yours:.1%} | **{difference}** [{low}, {high}] | {notes['only ours breaks']} | {notes['only theirs breaks']} "
+            f"| {milliseconds(row['median_ours'])} | {milliseconds(row['median_peer'])} "
+            f"| **{notes['times faster']:.1f}** ({notes['times faster in processor time']:.1f}) "
+            f"| {row['wanted']} | {'**missed**: ' + ', '.join(notes['missed']) if notes['missed'] else 'met'} |"
+        )
+        about = f"{notes['model']}; {notes['budget']}, {notes['images']} images, clean accuracy {notes['clean accuracy']:.1%}"
+        facts = said.setdefault(about, [])
+        for side, after in notes["after each attack"].items():
+            if after:
+                facts.append(f"{side} after each attack: " + ", ".join(f"{name} {share:.1%}" for name, share in after.items()))
+        for side, texts in notes["warnings"].items():
+            facts += [f"{side} warns: {text}" for text in texts]
+        facts += [f"the audit is unreliable: {text}" for text in notes["audit"]["warnings"] if flagged]
+        for what in ("outside the budget", "disputed"):
+            facts += [f"{side}: {count} images {what}" for side, count in notes[what].items() if count]
+    for about, facts in said.items():
+        lines += ["", f"- {about}", *(f"  - {fact}" for fact in dict.fromkeys(facts))]
+    return "\n".join([*lines, "", *measured_with(rows)])
+
+
+TABLES = {"attacks": attacks_table}
+
+
 def told(notes: dict[str, Any]) -> str:
     parts = []
     for key, value in notes.items():
@@ -68,7 +108,7 @@ def filled(text: str, rows: list[dict[str, Any]]) -> str:
     """The page with its tables, from the rows of a results file."""
 
     def fill(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{table([row for row in rows if row['group'] == match[2]])}\n{match[3]}"
+        return f"{match[1]}\n{TABLES.get(match[2], table)([row for row in rows if row['group'] == match[2]])}\n{match[3]}"
 
     return MARKS.sub(fill, text)
 
