@@ -201,6 +201,51 @@ def test_a_corrupt_image_in_a_parquet_file_is_named(tmp_path: Path, what: str) -
         read_images(path)
 
 
+def test_all_corrupt_images_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
+    """Cut, empty, transparent and a text, between good ones: one error names all four, and why the first is refused."""
+    clear = np.zeros((5, 6, 4), np.uint8)
+    wrong = {"a/1.png": b"", "a/3.png": encoded(GREY[0])[:50], "b/0.png": b"text", "b/2.png": encoded(clear)}
+    good = {name: encoded(GREY[0]) for name in ("a/0.png", "a/2.png", "b/1.png", "c/0.png")}
+    folder = grid(tmp_path, {**good, **wrong})
+    with pytest.raises(InputError) as error:
+        read_images(folder)
+    message = str(error.value)
+    assert message.startswith("data: got 4 images that cannot be used, wanted good ones in the place of ")
+    assert "place of a/1.png, a/3.png, b/0.png, b/2.png; the first: " in message
+    assert "the first: data: got a/1.png, wanted an image that Pillow can read" in message
+    for name in wrong:
+        (folder / name).write_bytes(encoded(GREY[1]))
+    assert len(read_images(folder)) == 8
+
+
+def test_many_corrupt_images_are_counted(tmp_path: Path) -> None:
+    folder = grid(tmp_path, {f"a/{i:02}.png": b"" for i in range(25)})
+    with pytest.raises(
+        InputError, match=r"^data: got 25 images .* a/00\.png, .*a/19\.png and 5 more; the first: data: got a/00"
+    ):
+        read_images(folder)
+
+
+def test_all_corrupt_rows_of_a_parquet_file_are_named_at_once(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", [b"", encoded(GREY[1]), b"text"], [0, 1, 0])
+    with pytest.raises(InputError, match=r"got 2 images .* in the place of row 0, row 2; the first: data: got row 0"):
+        read_images(path)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = grid(tmp_path, {"a/0.png": encoded(GREY[0]), "a/1.png": encoded(GREY[0])})
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:  # a mode would not stop a superuser
+        if path.name == "1.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(InputError, match=r"^data: got a/1\.png, wanted a file that can be read \(Permission denied\)"):
+        read_images(folder)
+
+
 @light
 @given(st.integers(0, 75), st.integers(0, 255), st.integers(0, 3))
 def test_a_damaged_png_is_read_or_refused(position: int, value: int, cut: int) -> None:

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from tutelage.core.errors import InputError
-from tutelage.models.checks import check_inputs, check_labels, check_logits, check_not_probabilities, look_like_probabilities
+from tutelage.models import InDtype, Logits
+from tutelage.models.checks import (
+    check_inputs,
+    check_labels,
+    check_logits,
+    check_not_probabilities,
+    look_like_probabilities,
+    run_model,
+)
 
 nan, inf = float("nan"), float("inf")
 
@@ -128,3 +136,40 @@ def test_probabilities_are_refused() -> None:
     check_not_probabilities(torch.tensor([[0.2, 0.9]]))
     with pytest.raises(InputError, match=r"^teacher: got outputs that are probabilities .* leave out the softmax"):
         check_not_probabilities(torch.tensor([[0.2, 0.8]]), "teacher")
+
+
+class Hugging:
+    """An object with logits, such as those that transformers return."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits = logits
+
+
+@pytest.mark.parametrize(
+    ("outputs", "remedy"),
+    [
+        (lambda z: {"loss": z.sum(), "logits": z}, "Logits(model, 'logits')"),
+        (lambda z: {"scores": z}, "Logits(model, 'scores')"),
+        (lambda z: (z, None), "Logits(model, 0)"),
+        (lambda z: [z.sum(), z], "Logits(model, 1)"),
+        (lambda z: Hugging(z), "Logits(model)"),
+    ],
+)
+def test_the_wrapper_that_an_error_names_helps(outputs: Any, remedy: str) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> object:
+            return outputs(x)
+
+    model, x = Model(), torch.tensor([[0.25, 0.75], [0.1, 0.2]])
+    with pytest.raises(InputError, match=r"^model: got outputs of type ") as error:
+        run_model(model, x)
+    assert f"tutelage.models.{remedy}, which returns" in str(error.value)
+    assert torch.equal(run_model(eval(remedy, {"Logits": Logits, "model": model}), x), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_wrapper_for_another_dtype_helps(dtype: torch.dtype) -> None:
+    model = torch.nn.Linear(2, 2).to(dtype)
+    with pytest.raises(InputError, match=r"wanted a float32 model .* or tutelage\.models\.InDtype\(model\)"):
+        run_model(model, torch.rand(3, 2))
+    assert run_model(InDtype(model), torch.rand(3, 2)).dtype == torch.float32

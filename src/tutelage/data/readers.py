@@ -31,6 +31,7 @@ from tutelage.data.images import ImageSet, Split
 MAX_PIXELS = 2**26  # of one image; what is larger was most likely made to fill the memory
 MAX_SIZE = 4096  # of a resized image
 MAX_CLASSES = 2**20
+MAX_NAMED = 20  # of the images that cannot be read
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes, row by row
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
@@ -178,21 +179,17 @@ def _read_folder(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[str
     names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise InputError("data", f"{path} without sub-folders", "a folder with one sub-folder of images a class")
-    arrays, labels = [], []
+    files, labels = [], []
     for label, name in enumerate(names):
         # macOS leaves `._name.png` beside images on foreign disks
         visible = [p for p in (path / name).iterdir() if not p.name.startswith(".")]
         found = sorted(p for p in visible if p.suffix.lower() in SUFFIXES)
         if not found:
             raise InputError("data", f"class folder {name!r} without images", f"files ending in {', '.join(sorted(SUFFIXES))}")
-        for file in found:
-            try:
-                content = file.read_bytes()
-            except OSError as error:
-                raise InputError("data", f"{name}/{file.name}", f"a file that can be read ({error.strerror})") from error
-            arrays.append(_decode(content, f"{name}/{file.name}", size))
-            labels.append(label)
-    return _stack(arrays), torch.tensor(labels), names
+        files += found
+        labels += [label] * len(found)
+    named = [(f"{file.parent.name}/{file.name}", file) for file in files]
+    return _stack(_decode_all(named, size)), torch.tensor(labels), names
 
 
 def _read_npz(path: Path) -> tuple[Tensor, Tensor, list[str] | None]:
@@ -232,12 +229,13 @@ def _read_parquet(path: Path, size: int | None) -> tuple[Tensor, Tensor, list[st
         raise
     except Exception as error:  # pyarrow raises whatever a damaged file makes it
         raise InputError("data", path.name, f"a Parquet file with columns image and label ({error})") from error
-    arrays = []
+    contents = []
     for row, value in enumerate(table["image"].to_pylist()):
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             raise InputError("data", f"row {row} of {path.name}", "image bytes, or a struct with a field bytes")
-        arrays.append(_decode(content, f"row {row}", size))
+        contents.append((f"row {row}", content))
+    arrays = _decode_all(contents, size)
     if table["label"].null_count:
         raise InputError("label", f"{table['label'].null_count} missing labels in {path.name}", "an integer in each row")
     labels = _tensor("label", table["label"].to_pylist())
@@ -274,6 +272,35 @@ def _parquet_classes(metadata: dict[bytes, bytes] | None) -> list[str] | None:
         return [str(name) for name in names]
     except (KeyError, ValueError, TypeError):
         return None
+
+
+def _decode_all(images: Iterable[tuple[str, bytes | Path]], size: int | None) -> list[np.ndarray]:
+    """Images, each with its name, as bytes or in a file, in order. All that cannot be used are told at once, by name."""
+    arrays: list[np.ndarray] = []
+    wrong: dict[str, InputError] = {}
+    for where, content in images:
+        try:
+            array = _decode(_bytes_of(content, where), where, size)
+        except InputError as error:
+            wrong[where] = error
+        else:
+            if not wrong:  # else nothing is returned
+                arrays.append(array)
+    if not wrong:
+        return arrays
+    first = next(iter(wrong.values()))
+    if len(wrong) == 1:
+        raise first
+    more = f" and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
+    wanted = f"good ones in the place of {', '.join(list(wrong)[:MAX_NAMED])}{more}; the first: {first}"
+    raise InputError("data", f"{len(wrong)} images that cannot be used", wanted) from first
+
+
+def _bytes_of(content: bytes | Path, where: str) -> bytes:
+    try:
+        return content if isinstance(content, bytes) else content.read_bytes()
+    except OSError as error:
+        raise InputError("data", where, f"a file that can be read ({error.strerror})") from error
 
 
 def _decode(content: bytes, where: str, size: int | None) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -92,7 +94,7 @@ def _remedy(model: nn.Module, x: Tensor) -> str:
             return f"model and inputs on one device (they are on {parameter.device} and {x.device})"
         if parameter.is_floating_point() and parameter.dtype != x.dtype:
             kind = str(parameter.dtype).removeprefix("torch.")
-            return f"a float32 model (model.float()), or one that casts its inputs to {kind} itself and returns float32 logits"
+            return f"a float32 model (model.float()), or tutelage.models.InDtype(model): {kind} inside, float32 logits"
     return ""
 
 
@@ -115,14 +117,15 @@ def check_logits(outputs: object, n: int, name: str = "model", *, finite: bool =
 
 def _pick(outputs: object) -> str:
     """How a wrapper picks the logits out of what a model returned."""
-    if isinstance(outputs, dict):
+    if isinstance(outputs, Mapping):
         tensors = [key for key, value in outputs.items() if isinstance(value, Tensor)]
         key = "logits" if "logits" in outputs or not tensors else tensors[0]
-        return f"wrap the model in a module that returns outputs[{key!r}]"
+        return f"wrap the model in tutelage.models.Logits(model, {key!r}), which returns outputs[{key!r}]"
     if isinstance(outputs, tuple | list):
-        return "wrap the model in a module that returns outputs[0]"
+        place = next((i for i, value in enumerate(outputs) if isinstance(value, Tensor) and value.dim() == 2), 0)
+        return f"wrap the model in tutelage.models.Logits(model, {place}), which returns outputs[{place}]"
     if hasattr(outputs, "logits"):
-        return "wrap the model in a module that returns outputs.logits"
+        return "wrap the model in tutelage.models.Logits(model), which returns outputs.logits"
     return "wrap the model in a module that returns it"
 
 
@@ -134,4 +137,8 @@ def look_like_probabilities(outputs: Tensor) -> bool:
 
 def check_not_probabilities(outputs: Tensor, name: str = "model") -> None:
     if look_like_probabilities(outputs):
-        raise InputError(name, "outputs that are probabilities (rows in [0, 1] that sum to 1)", "logits: leave out the softmax")
+        raise InputError(
+            name,
+            "outputs that are probabilities (rows in [0, 1] that sum to 1)",
+            "logits: leave out the softmax (or tutelage.models.LogProbabilities(model))",
+        )
