@@ -21,12 +21,17 @@ from tutelage.models.adapters import check_probabilities, log_probabilities, nam
 Gives = Literal["logits", "probabilities", "labels"]
 Takes = Literal["numpy", "torch"]
 
-BLACK_BOX = "black-box attacks, such as Square(budget), or corruptions"
+BLACK_BOX = "black-box attacks, such as Square(budget) or Decision(budget), or corruptions"
 
 
 def is_differentiable(model: nn.Module) -> bool:
     """Whether gradients can be asked for: no module in it says `differentiable = False`."""
     return all(getattr(module, "differentiable", True) for module in model.modules())
+
+
+def gives_labels_only(model: nn.Module) -> bool:
+    """Whether the scores say no more than a label: attacks that climb them find no way up."""
+    return any(isinstance(module, BlackBox) and module.gives == "labels" for module in model.modules())
 
 
 def check_differentiable(model: nn.Module, what: str) -> None:
@@ -39,6 +44,7 @@ class BlackBox(nn.Module):
     """Base of models that only answer. A gradient attack on one is refused with a sentence."""
 
     differentiable = False
+    gives: Gives = "logits"
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
