@@ -17,6 +17,7 @@ from tutelage.auditing.detection import (
     GuardedModel,
     MaxSoftmax,
     NearestNeighbours,
+    attacked_triples,
     auroc,
     detection_metrics,
     threshold_at,
@@ -24,6 +25,7 @@ from tutelage.auditing.detection import (
 from tutelage.core.errors import InputError, MissingError, SplitError
 from tutelage.data.images import ImageSet
 from tutelage.models.loading import fingerprint
+from tutelage.threats import FGSM, FMN, L2, PGD, Linf
 
 
 class Brightness(nn.Module):
@@ -198,6 +200,45 @@ def test_bad_inputs_and_settings_of_detectors() -> None:
     assert MaxSoftmax(net(), bounds=None).score(torch.full((1, 1, 8, 8), -1.0)).shape == (1,)
     with pytest.raises(InputError, match=r"^data"):
         MaxSoftmax(net()).scores(torch.rand(2, 1, 8, 8))  # type: ignore[arg-type]
+
+
+# attacked images
+
+
+def greys(*levels: float) -> ImageSet:
+    """Even grey images; `Brightness` calls those above 0.5 class 1, which is the label of all."""
+    x = torch.tensor(levels)[:, None, None, None].expand(-1, 1, 2, 2).clone()
+    return ImageSet(x, torch.ones(len(x), dtype=torch.int64), ("dark", "bright"))
+
+
+def test_the_triples_of_an_linf_attack_by_hand() -> None:
+    # FGSM of 0.1 makes all darker by 0.1: 0.45 is wrong from the start, 0.7 is not broken; 0.55 and 0.58 are. With noise a mean
+    # of four signs, 0.55 - 0.1 and 0.55 - 0.05 are wrong or a tie
+    found = attacked_triples(Brightness(), greys(0.45, 0.7, *[0.55] * 40, *[0.58] * 40), FGSM(Linf(0.1)), seed=1)
+    assert found.total == 82
+    assert set((found.clean.mean((1, 2, 3)) * 100).round().tolist()) == {55.0, 58.0}
+    torch.testing.assert_close(found.attacked, found.clean - 0.1)
+    torch.testing.assert_close((found.noisy - found.clean).abs(), torch.full_like(found.clean, 0.1))
+    assert bool((found.noisy.mean((1, 2, 3)) > 0.5).all())
+    assert 20 < len(found) < 80  # some noise alone was enough
+    assert found.labels.tolist() == [1] * len(found)
+
+
+def test_the_noise_of_another_attack_is_as_long_as_its_change() -> None:
+    found = attacked_triples(Brightness(), greys(0.55, 0.6, 0.65), FMN(L2(2.0), steps=30))
+    # the smallest changes: 0.05, 0.10 and 0.15 in each of 4 pixels, twice that in L2
+    change = (found.attacked - found.clean).flatten(1).norm(dim=1)
+    assert change.tolist() == pytest.approx([2 * (float(m) - 0.5) for m in found.clean.mean((1, 2, 3))], rel=0.02)
+    torch.testing.assert_close((found.noisy - found.clean).flatten(1).norm(dim=1), change, rtol=1e-4, atol=1e-6)
+    assert bool((Brightness()(found.attacked).argmax(1) == 0).all())
+
+
+def test_triples_may_be_none_and_need_a_model_and_an_attack() -> None:
+    assert len(attacked_triples(Brightness(), greys(0.9, 0.95), PGD(Linf(0.01), steps=2))) == 0
+    with pytest.raises(InputError, match=r"^model"):
+        attacked_triples(Brightness(), greys(0.3), FGSM(Linf(0.1)))
+    with pytest.raises(InputError, match=r"^attack"):
+        attacked_triples(Brightness(), greys(0.6), "fgsm")  # type: ignore[arg-type]
 
 
 # the guard

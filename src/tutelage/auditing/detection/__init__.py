@@ -8,6 +8,7 @@ Everywhere a HIGHER score means more like the training data; "inside" is what th
 >>> labels, accepted = guard.predict(x)[:2]
 """
 
+from tutelage.auditing.detection.attacked import AttackedTriples, attacked_triples
 from tutelage.auditing.detection.guarded import Answer, GuardedModel, GuardReport
 from tutelage.auditing.detection.metrics import DetectionMetrics, auroc, detection_metrics, threshold_at
 from tutelage.auditing.detection.scores import ODIN, Detector, Energy, MaxSoftmax, NearestNeighbours
@@ -15,6 +16,7 @@ from tutelage.auditing.detection.scores import ODIN, Detector, Energy, MaxSoftma
 __all__ = [
     "ODIN",
     "Answer",
+    "AttackedTriples",
     "DetectionMetrics",
     "Detector",
     "Energy",
@@ -22,6 +24,7 @@ __all__ = [
     "GuardedModel",
     "MaxSoftmax",
     "NearestNeighbours",
+    "attacked_triples",
     "auroc",
     "detection_metrics",
     "threshold_at",
