@@ -43,13 +43,17 @@ NORMS = {"linf": "Linf", "l2": "L2"}
 
 @dataclass
 class Found:
-    """What a tool says. x_adv (N, ...), broken (N,) bool. robust: robust accuracy after each of its attacks."""
+    """What a tool says. x_adv (N, ...), broken (N,) bool.
+
+    robust: robust accuracy after each of its attacks. passes: samples that each passed, forward and backward.
+    """
 
     x_adv: Tensor
     broken: Tensor
     robust: dict[str, float] = field(default_factory=dict)
     passes: dict[str, tuple[int, int]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    search: str = ""  # in what form the model was searched
 
 
 Tool = Callable[[nn.Module, ImageSet, Budget, int, bool], Found]
@@ -58,7 +62,7 @@ Tool = Callable[[nn.Module, ImageSet, Budget, int, bool], Found]
 def tutelage(net: nn.Module, images: ImageSet, budget: Budget, batch: int, quick: bool) -> Found:
     found = attack_set(net, images, Suite.standard(budget), batch_size=batch)
     robust = {name: float((~broken).double().mean()) for name, broken in found.stages.items()}
-    return Found(found.x_adv, found.broken, robust, found.spent, found.warnings)
+    return Found(found.x_adv, found.broken, robust, found.spent, found.warnings, found.search)
 
 
 def pyautoattack(net: nn.Module, images: ImageSet, budget: Budget, batch: int, quick: bool) -> Found:
@@ -158,6 +162,7 @@ def run(tool: str, job: dict[str, Any]) -> dict[str, Any]:
         "disputed": int((wrong != found.broken).sum()),
         "after": found.robust,
         "passes": {name: list(spent) for name, spent in found.passes.items()},
+        "search": found.search,
         "warnings": found.warnings,
         "status": status,
         "flags": warned,

@@ -65,12 +65,20 @@ def job_of(tool: str, name: str, path: Path, got: argparse.Namespace) -> dict[st
     return {**job, "peer": (HERE / "peers" / f"{tool}.txt").read_text()}
 
 
+def file_of(job: dict[str, Any], folder: Path) -> Path:
+    return folder / f"{job['model']}-{job['tool']}-{job['n']}.json"
+
+
+def kept(job: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """What a tool found when this very job was run."""
+    found = read(file_of(job, folder))
+    return found if found and found.get("key") == sha256_text(canonical_json(job)) else None
+
+
 def outcome(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a tool found, from its file; run first if the file is not there, is of another job, or holds a failure."""
-    path = folder / f"{job['model']}-{job['tool']}-{job['n']}.json"
-    key = sha256_text(canonical_json(job))
-    if (kept := read(path)) and kept.get("key") == key:
-        return kept
+    """What a tool found; run if it is not kept. A failure is not."""
+    if before := kept(job, folder):
+        return before
     python = sys.executable if job["tool"] == OURS else str(python_of(job["tool"]))
     with tempfile.TemporaryDirectory() as scratch:
         order, out = Path(scratch) / "job.json", Path(scratch) / "out.json"
@@ -83,8 +91,8 @@ def outcome(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         found = read(out) or {"failed": f"it ended with exit code {code}"}
     if "failed" in found:
         return found
-    found = {**found, "key": key, "job": job, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
-    write_json(path, found)
+    found |= {"key": sha256_text(canonical_json(job)), "job": job, "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    write_json(file_of(job, folder), found)
     return found
 
 
@@ -128,6 +136,8 @@ def compared(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         "after each attack": {OURS: ours["after"], peer: theirs["after"]},
         "outside the budget": {OURS: ours["outside"], peer: theirs["outside"]},
         "disputed": {OURS: ours["disputed"], peer: theirs["disputed"]},
+        "passes": ours["passes"],
+        "searched in": ours["search"],
         "warnings": {OURS: ours["warnings"], peer: theirs["warnings"]},
         "audit": {"status": ours["status"], "warnings": ours["flags"]},
         "load at the start": {OURS: ours["load"], peer: theirs["load"]},
@@ -223,6 +233,9 @@ def main() -> None:
         for tool in () if got.train else tools:
             found[tool] = outcome(job_of(tool, name, path, got), got.folder)
             print(f"{name}, {MODELS[name].budget}, {got.n} images, {tool}: {told(found[tool])}", flush=True)
+        for tool in (OURS, *PEERS):  # those of an earlier run count, too
+            if tool not in found and not got.train and (before := kept(job_of(tool, name, path, got), got.folder)):
+                found[tool] = before
         done = {tool: one for tool, one in found.items() if "failed" not in one}
         new = [compared(done[OURS], done[peer]) for peer in PEERS if OURS in done and peer in done]
         rows += new

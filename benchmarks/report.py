@@ -64,11 +64,14 @@ def attacks_table(rows: list[dict[str, Any]]) -> str:
             f"| **{notes['times faster']:.1f}** ({notes['times faster in processor time']:.1f}) "
             f"| {row['wanted']} | {'**missed**: ' + ', '.join(notes['missed']) if notes['missed'] else 'met'} |"
         )
-        about = f"{notes['model']}; {notes['budget']}, {notes['images']} images, clean accuracy {notes['clean accuracy']:.1%}"
+        n = notes["images"]
+        about = f"{notes['model']}; {notes['budget']}, {n} images, clean accuracy {notes['clean accuracy']:.1%}"
         facts = said.setdefault(about, [])
         for side, after in notes["after each attack"].items():
             if after:
                 facts.append(f"{side} after each attack: " + ", ".join(f"{name} {share:.1%}" for name, share in after.items()))
+        spent = (f"{name} {forward / n:.1f} + {backward / n:.1f}" for name, (forward, backward) in notes["passes"].items())
+        facts.append(f"tutelage, passes an image, forward + backward: {', '.join(spent)}; searched in {notes['searched in']}")
         for side, texts in notes["warnings"].items():
             facts += [f"{side} warns: {text}" for text in texts]
         facts += [f"the audit is unreliable: {text}" for text in notes["audit"]["warnings"] if flagged]

@@ -168,8 +168,9 @@ def found(model: str, tool: str, robust: str, seconds: float, **more: Any) -> di
     return {
         "job": {"model": model, "tool": tool, "budget": "linf@0.1"}, "robust": robust, "clean": "1" * len(robust),
         "seconds": seconds, "cpu_seconds": 2 * seconds, "load": 0.5, "outside": 0, "disputed": 0, "after": {"Square": 0.5},
-        "warnings": [], "status": "", "flags": [], "versions": versions() | {tool: "1.0"}, "machine": machine(),
-        "date": "2026-11-22", "commit": "abc", "dirty": False, **more,
+        "passes": {"Square": [8, 4]}, "search": "float32", "warnings": [], "status": "", "flags": [],
+        "versions": versions() | {tool: "1.0"}, "machine": machine(), "date": "2026-11-22", "commit": "abc", "dirty": False,
+        **more,
     }  # fmt: skip
 
 
@@ -207,6 +208,7 @@ def test_the_table_of_the_suite_tells_flags_and_what_is_missed(suite: Any) -> No
     page = report.filled("<!-- benchmark:attacks -->\n<!-- /benchmark -->", [suite.compared(ours, theirs)])
     assert "| 50.0% (unreliable) | 25.0% | **+25.0** [" in page
     assert "**1.5** (1.5)" in page
+    assert "forward + backward: Square 2.0 + 1.0; searched in float32" in page
     assert "**missed**: +25.0 points above theirs" in page
     assert "the audit is unreliable: the gradient is zero" in page
     assert "pyautoattack warns: there are 4 points with zero gradient!" in page
@@ -239,6 +241,8 @@ def test_an_outcome_is_taken_over_until_its_job_changes(suite: Any, tmp_path: Pa
     for _ in range(2):  # a failure is not kept
         assert suite.outcome(suite.job_of(suite.OURS, "l2-cnn", weights, got), tmp_path) == {"failed": "no memory"}
     assert len(runs) == 5
+    assert suite.kept(suite.job_of(suite.OURS, "l2-cnn", weights, got), tmp_path) is None
+    assert suite.kept(suite.job_of("pyautoattack", "at-cnn", weights, got), tmp_path)["robust"] == "10"
     assert runs[4][0] == sys.executable
 
 
