@@ -337,13 +337,13 @@ def evaluate(sets: Tensor, y: Tensor) -> SetReport:
     )  # fmt: skip
 
 
-def check_enough(n: int, alpha: float, allow_full_sets: bool, spent: str = "") -> None:
+def check_enough(n: int, alpha: float, allow_full_sets: bool) -> None:
     """Raise InputError if n calibration points are too few for alpha."""
     if not allow_full_sets and conformal_rank(n, alpha) > n:
         needed = int(np.ceil(1 / alpha)) - 1
         while conformal_rank(needed, alpha) > needed:
             needed += 1
-        wanted = f"at least {needed} for alpha = {alpha:g}{spent} (or allow_full_sets=True: every set is all labels)"
+        wanted = f"at least {needed} for a level of 1 - {alpha:g} (or allow_full_sets=True: every set is all labels)"
         raise InputError("calibration", f"{n} points", wanted)
 
 
