@@ -129,6 +129,10 @@ def layers_of(net: nn.Module | LayerGraph, x: Tensor) -> LayerGraph:
         raise InputError("net", type(net).__name__, "an nn.Module")
     if not isinstance(x, Tensor) or x.dim() < 2 or not len(x):
         raise InputError("x", f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__, "inputs (B, ...)")
+    if type(net).__module__.startswith("torch.nn") and not list(
+        net.children()
+    ):  # a layer by itself, which would be traced into its functions
+        net = nn.Sequential(net)
     with evaluating(net, verify=False), torch.no_grad():
         try:
             traced = fx.Tracer().trace(net)
@@ -233,9 +237,11 @@ class _Reader:
             if module.ceil_mode or module.return_indices:
                 raise self._uncovered(node, "a MaxPool2d with ceil_mode or return_indices")
             self._add(node, _max_pool(name, place, out, module))
+        elif type(module) in _SAME_ORDER:
+            self._add(node, _reshape(name, place, shape, out))
         elif type(module) in _WEIGHTLESS:
             terms = math.prod(shape[1:]) if type(module) in _POOLS else 1
-            self._add(node, _weightless(name, place, shape, out, _in_eval(module), terms))
+            self._add(node, _weightless(name, place, shape, out, module, terms))
         else:
             raise self._uncovered(node, type(module).__name__)
 
@@ -314,7 +320,7 @@ class _Reader:
         return InputError("net", f"{name} ({what}), which has no bounds", COVERED)
 
 
-# what is the identity, or a fixed non-negative map, in evaluation mode
+# fixed maps with entries >= 0, and those that keep all numbers in their order, in evaluation mode
 _POOLS: tuple[type[nn.Module], ...] = (
     nn.AvgPool1d,
     nn.AvgPool2d,
@@ -323,8 +329,8 @@ _POOLS: tuple[type[nn.Module], ...] = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d,
 )
-_WEIGHTLESS: tuple[type[nn.Module], ...] = (
-    *_POOLS,
+_WEIGHTLESS: tuple[type[nn.Module], ...] = (*_POOLS, nn.PixelUnshuffle, nn.PixelShuffle, nn.ZeroPad2d)
+_SAME_ORDER: tuple[type[nn.Module], ...] = (
     nn.Flatten,
     nn.Unflatten,
     nn.Identity,
@@ -332,9 +338,6 @@ _WEIGHTLESS: tuple[type[nn.Module], ...] = (
     nn.Dropout1d,
     nn.Dropout2d,
     nn.Dropout3d,
-    nn.PixelUnshuffle,
-    nn.PixelShuffle,
-    nn.ZeroPad2d,
 )
 _ACTIVATIONS: dict[type[nn.Module], Kind] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.GELU: "gelu"}
 _ELEMENTWISE: dict[str, Kind] = {"relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "gelu": "gelu"}
@@ -342,15 +345,6 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CONVOLUTION_INPUT = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
 _RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten")
 _NAMES: dict[Any, str] = {F.relu: "relu", F.gelu: "gelu", F.dropout: "dropout", operator.truediv: "truediv"}
-
-
-def _in_eval(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    def run(z: Tensor) -> Tensor:
-        out: Tensor = module(z)
-        return out
-
-    dropout = isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d)
-    return (lambda z: z) if dropout else run
 
 
 def _linear(name: str, place: tuple[int, ...], shape: Shape, out: Shape, module: nn.Linear) -> Affine:
@@ -436,9 +430,10 @@ def _weightless(
     """A fixed linear map with entries >= 0; its transpose is its derivative."""
 
     def transpose(a: Tensor, w: Tensor | None) -> Tensor:
-        vjp: Any = torch.func.vjp
-        pulled: Tensor = vjp(run, a.new_zeros(len(a), *shape))[1](a)[0]
-        return pulled
+        with torch.enable_grad():
+            z = a.new_zeros(len(a), *shape).requires_grad_()
+            (back,) = torch.autograd.grad(run(z), z, a, create_graph=a.requires_grad)
+        return back
 
     return Affine(name, place, out, lambda z, w, b: run(z), lambda _: (None, None), transpose, terms)
 
