@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from tutelage.core.errors import InputError
 from tutelage.models import InDtype, Logits
@@ -13,6 +14,7 @@ from tutelage.models.checks import (
     check_inputs,
     check_labels,
     check_logits,
+    check_module,
     check_not_probabilities,
     look_like_probabilities,
     run_model,
@@ -173,3 +175,19 @@ def test_the_wrapper_for_another_dtype_helps(dtype: torch.dtype) -> None:
     with pytest.raises(InputError, match=r"wanted a float32 model .* or tutelage\.models\.InDtype\(model\)"):
         run_model(model, torch.rand(3, 2))
     assert run_model(InDtype(model), torch.rand(3, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        (LogisticRegression(), r"wrap it: tutelage\.models\.from_sklearn"),
+        (len, r"wrap it: tutelage\.models\.from_function"),
+        ("http://127.0.0.1:1/", r"wrap it: tutelage\.models\.Endpoint"),
+        (None, "that returns logits$"),
+        (torch.nn.Linear, "that returns logits$"),
+    ],
+)
+def test_what_is_no_module_is_told_how_to_become_one(model: object, wanted: str) -> None:
+    with pytest.raises(InputError, match=rf"^model: got \w+, wanted an nn\.Module .*{wanted}"):
+        check_module(model)
+    check_module(torch.nn.Linear(1, 1))

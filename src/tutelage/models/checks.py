@@ -59,6 +59,21 @@ def check_highest(highest: int, classes: int, name: str = "y") -> None:
         raise InputError(name, f"label {highest}", f"labels from 0 to {classes - 1}, as the model has {classes} outputs")
 
 
+def check_module(model: object, name: str = "model") -> None:
+    """InputError, with the wrapper that helps, if a model is no nn.Module."""
+    if not isinstance(model, nn.Module):
+        raise InputError(name, type(model).__name__, f"an nn.Module that returns logits{wrapper_for(model)}")
+
+
+def wrapper_for(value: object) -> str:
+    """What makes a module of something that only answers, to be put behind what was wanted; nothing if it does not answer."""
+    if hasattr(value, "predict") or hasattr(value, "predict_proba"):
+        return "; wrap it: tutelage.models.from_sklearn(...)"
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return "; wrap it: tutelage.models.Endpoint(...)"
+    return "; wrap it: tutelage.models.from_function(...)" if callable(value) and not isinstance(value, type) else ""
+
+
 def run_model(model: nn.Module, x: Tensor, name: str = "model") -> Tensor:
     """The model's logits on x (B, ...), checked. Whatever the model raises becomes one sentence that says what to do."""
     try:

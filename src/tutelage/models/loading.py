@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors, write_atomic
 from tutelage.models.adapters import Wrapper
+from tutelage.models.checks import wrapper_for
 from tutelage.models.remote import Endpoint
 from tutelage.models.sharding import gathered, load_gathered
 
@@ -67,17 +68,10 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
     else:
         raise InputError("model", factory, "a function that returns an nn.Module")
     if not isinstance(model, nn.Module):
-        raise InputError("model", f"{factory} returning {type(model).__name__}", f"an nn.Module{_wrapped_by(model)}")
+        raise InputError("model", f"{factory} returning {type(model).__name__}", f"an nn.Module{wrapper_for(model)}")
     if weights is not None:
         load_weights(model, Path(weights))
     return model.eval()
-
-
-def _wrapped_by(value: object) -> str:
-    """How what a factory returned becomes a module."""
-    if hasattr(value, "predict") or hasattr(value, "predict_proba"):
-        return "; return tutelage.models.from_sklearn(...) of it"
-    return "; return tutelage.models.from_function(...) of it" if callable(value) else ""
 
 
 def _required(target: Callable[..., object]) -> str:
