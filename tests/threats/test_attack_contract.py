@@ -23,17 +23,35 @@ from tutelage.threats import (
     AttackBatch,
     AttackResult,
     Budget,
+    Decision,
     Linf,
     Square,
     Suite,
     SuiteResult,
     TargetedAPGD,
+    Transfer,
     cross_entropy,
     kl_to_reference,
     margin,
+    zero_one,
 )
 
-STEPS, RESTARTS = 4, 2
+
+class Kin(nn.Module):
+    """A surrogate for every case: a linear map to three logits, near the model of the case "linear"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            near = nn.Linear(16, 2).weight.detach()  # as `make` draws it
+            self.register_buffer("weight", torch.cat([near, torch.zeros(1, 16)]).T + 0.05 * torch.randn(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight[: x[0].numel()].to(x)
+
+
+STEPS, RESTARTS, QUERIES = 4, 2, 60
 ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "FGSM": FGSM,
     "PGD CE": lambda budget: PGD(budget, STEPS, restarts=RESTARTS),
@@ -45,11 +63,13 @@ ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "FMN": lambda budget: FMN(budget, 3 * STEPS, restarts=RESTARTS, bisections=5),
     "targeted APGD": lambda budget: TargetedAPGD(budget, STEPS, targets=2, candidates=2),
     "Square": lambda budget: Square(budget, queries=STEPS, restarts=RESTARTS),
+    "Decision": lambda budget: Decision(budget, QUERIES, restarts=RESTARTS),
+    "Transfer": lambda budget: Transfer(budget, Kin(), STEPS, looks=2, restarts=RESTARTS),
     "APGD margin": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=margin),
 }
 NAMES = [*ATTACKS, "suite"]
 NORMS: dict[str, tuple[type[Budget], float]] = {"linf": (Linf, 0.05), "l2": (L2, 0.2), "l1": (L1, 0.4)}
-KINDS = ["linear", "conv", "dropout", "vectors", "one sample", "half wrong"]
+KINDS = ["linear", "conv", "dropout", "vectors", "one sample", "half wrong", "one class"]
 
 attacks = pytest.mark.parametrize("name", NAMES)
 norms = pytest.mark.parametrize("norm", list(NORMS))
@@ -100,6 +120,13 @@ def make(kind: str) -> Case:
                 module.running_var.uniform_(0.5, 1.5)
                 module.num_batches_tracked.fill_(7)
     logits = model.eval()(x).detach()
+    if kind == "one class":  # what is left of a batch whose other classes are broken, or a set sorted by class
+        with torch.random.fork_rng():
+            torch.manual_seed(4)
+            many = torch.rand(256, 1, 4, 4)
+        logits = model(many).detach()
+        rows = (logits.argmax(1) == logits.argmax(1).mode().values).nonzero().squeeze(1)[:32]
+        x, logits = many[rows], logits[rows]
     start = logits.argmax(1)
     classes = logits.shape[1]
     y, target = start.clone(), (start + 1) % classes
@@ -165,6 +192,7 @@ def objective_at(name: str, case: Case, x: Tensor) -> Tensor:
         "targeted APGD": margin,
         "suite": margin,
         "PGD KL": kl_to_reference,
+        "Decision": zero_one,
     }.get(name, cross_entropy)
     return objective(logits_of(case, x), batch)
 
@@ -207,7 +235,7 @@ def test_never_worse_than_its_start(name: str, norm: str, kind: str) -> None:
     # right answer with 34% against a wrong one with 49%), so for cross-entropy the promise is about the unbroken.
     guaranteed = (
         ~result.success
-        if name in ("PGD CE", "PGD eot", "PGD targeted", "APGD CE", "FGSM") and kind != "linear"
+        if name in ("PGD CE", "PGD eot", "PGD targeted", "APGD CE", "FGSM", "Transfer") and kind != "linear"
         else ~broken_from_start(name, case)
     )
     assert bool((after >= before - 1e-6)[guaranteed].all())
@@ -324,6 +352,17 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
             return
         if name == "Square":
             assert (all_of_it.forward, all_of_it.backward) == (n + RESTARTS * n * STEPS, 0)
+            return
+        if name == "Transfer":  # of the target: looks alone; the gradients are the surrogate's
+            assert (all_of_it.forward, all_of_it.backward) == (n + RESTARTS * n * 2, 0)
+            assert vars(all_of_it)["surrogate_backward"] == RESTARTS * n * STEPS
+            return
+        if name == "Decision":  # what a sample has not the queries left to finish it does not begin
+            wrong = int(broken_from_start(name, case).sum())
+            spent = all_of_it.forward - n
+            assert (n - wrong) * RESTARTS * (QUERIES // 4) <= spent <= (n - wrong) * RESTARTS * QUERIES
+            assert retired.forward <= all_of_it.forward
+            assert all_of_it.backward == 0
             return
         ascents = 3 if name.startswith("APGD") and norm == "l1" else 1  # in balls of 3, 2 and 1 eps; each ends with a look
         assert all_of_it.forward == n + restarts * n * (steps * eot + ascents)

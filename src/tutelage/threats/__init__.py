@@ -2,6 +2,7 @@
 
 from tutelage.threats.apgd import APGD
 from tutelage.threats.budgets import L1, L2, Budget, Linf, parse_budget
+from tutelage.threats.decision import Decision, zero_one
 from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
 from tutelage.threats.minimal import FMN, Distances
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
@@ -9,6 +10,7 @@ from tutelage.threats.parse import parse_threat
 from tutelage.threats.square import Square
 from tutelage.threats.suite import Suite, SuiteResult
 from tutelage.threats.targeted import TargetedAPGD
+from tutelage.threats.transfer import MeanLogits, Transfer, TransferResult
 
 __all__ = [
     "APGD",
@@ -21,12 +23,16 @@ __all__ = [
     "AttackBatch",
     "AttackResult",
     "Budget",
+    "Decision",
     "Distances",
     "Linf",
+    "MeanLogits",
     "Square",
     "Suite",
     "SuiteResult",
     "TargetedAPGD",
+    "Transfer",
+    "TransferResult",
     "cross_entropy",
     "dlr",
     "kl_to_reference",
@@ -34,4 +40,5 @@ __all__ = [
     "misclassified",
     "parse_budget",
     "parse_threat",
+    "zero_one",
 ]
