@@ -28,8 +28,12 @@ from tutelage.threats.objectives import AttackBatch, margin
 THREATS = ("pgd-3:linf@0.15", "fgsm:l2@0.7")
 # 60 samples in batches of 16: 4 batches a threat, and a curve of 7 points a norm; with the clean logits:
 PARTS = 2 * 4 + 2 * 7 + 1
-# samples that a model sees whatever is kept: twice 32 for sanity, all, all again at the start of each curve, the examples
-CLEAN = 2 * 32 + 60 + 2 * 60 + 2 * 60
+# samples that the checks for flags see: of a threat, on what is left, a gradient, two points, 22 passes within the whole range,
+# twice the steps and two more, and three margins
+FLAGS = 60 * (1 + 2 + 22 + (6 + 2) + 3) + 60 * (1 + 2 + 22 + (2 + 2) + 3)
+# samples that a model sees whatever is kept: twice 32 for sanity and 2 for a gradient, all, all again at the start of each
+# curve, the examples, the flags
+CLEAN = 2 * 32 + 2 + 60 + 2 * 60 + 2 * 60 + FLAGS
 # one point of a curve: PGD-20 on cross-entropy, then on the margin, on all samples, in 22 and 22 passes
 LARGEST = 60 * 2 * 22
 

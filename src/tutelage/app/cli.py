@@ -363,9 +363,10 @@ def audit(
     page = result.save(folder)
     clear_finished(folder / "state")
     out.print(audit_table({result.model["name"]: result}))
-    if result.status != "reliable":
-        for warning in result.warnings:
-            out.print(f"[bold yellow]unreliable[/] {escape(warning)}")
+    for warning in result.warnings:
+        out.print(f"[bold yellow]unreliable[/]: {escape(warning)}")
+    for note in result.notes:
+        out.print(f"note: {escape(note)}")
     out.print(f"report: {page}", soft_wrap=True)
 
 
@@ -438,10 +439,15 @@ def audit_table(audits: dict[str, AuditResult]) -> Table:
     natural = {"corruption family": "corruptions", "shift": "shifted set"}
     rows = [("clean", "clean")] + [(t, r.name) for t in shown for r in first.rows if r.category == t and _whole(r)]
     for category, stage in rows:
-        shares = [result.row(category, stage) for result in audits.values()]
         label = category if category == "clean" else f"{natural.get(category, category)} {stage}"
-        table.add_row(escape(label), *[f"{100 * s.value:.1f} \\[{100 * s.ci95[0]:.1f}, {100 * s.ci95[1]:.1f}]" for s in shares])
+        table.add_row(escape(label), *[_share(result, result.row(category, stage)) for result in audits.values()])
     return table
+
+
+def _share(result: AuditResult, row: AuditRow) -> str:
+    """An accuracy with its interval, marked where a flag makes it unreliable."""
+    text = f"{100 * row.value:.1f} \\[{100 * row.ci95[0]:.1f}, {100 * row.ci95[1]:.1f}]"
+    return f"[yellow]unreliable[/] {text}" if result.doubts(row.category) else text
 
 
 def _whole(row: AuditRow) -> bool:

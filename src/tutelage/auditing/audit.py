@@ -14,22 +14,26 @@ from warnings import warn
 import torch
 from torch import Tensor, nn
 
+from tutelage.auditing import flags as checks
+from tutelage.auditing.buffers import KeptBuffers
+from tutelage.auditing.flags import Flag
 from tutelage.auditing.measure import Measured, attack_set, device_of, predict
 from tutelage.auditing.result import AuditResult, AuditRow, Curve, Example, accuracy_row
 from tutelage.auditing.shift import aligned, disparity_rows, shift_rows
 from tutelage.auditing.state import State, file_name, identity
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment
-from tutelage.core.errors import AuditError, InputError, Interrupted
+from tutelage.core.errors import AuditError, InputError, Interrupted, ModelChanged
 from tutelage.core.files import check_folder
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import generator
-from tutelage.core.stats import wilson
 from tutelage.data.images import ImageSet
 from tutelage.data.readers import Images, as_images
-from tutelage.models.checks import check_labels, look_like_probabilities, run_model
+from tutelage.models.black_box import is_differentiable
+from tutelage.models.checks import check_labels, run_model
 from tutelage.models.guard import evaluating
 from tutelage.models.loading import fingerprint
+from tutelage.threats.black_box import for_model
 from tutelage.threats.budgets import Budget
 from tutelage.threats.engine import PGD, Attack
 from tutelage.threats.objectives import margin
@@ -79,14 +83,15 @@ def audit(
     shifts: name -> another labelled set, as for data. Where both sets name their classes, labels follow the names.
     slices: name -> positions (or a mask) of a part of the data to report apart; `shift.read_slices` makes them from a
         table. n: use n samples of the data, class shares kept.
-    curve: also sweep eps, on at most 500 samples. force: go on although the sanity check fails.
+    curve: also sweep eps, on at most 500 samples, if the model has gradients. force: go on although the sanity check fails.
     state: a folder for finished parts. After a kill or Ctrl-C the same call takes them over, and the result is the one of
         an audit that nobody stopped. Parts of another model, data, threat, seed, batch size, device, thread count or
         version are not used. They stay until `auditing.state.clear_finished` (or you) removes them.
 
     The sanity check comes first. It raises AuditError for outputs that are probabilities and for an accuracy that is not
-    above chance, InputError for wrong shapes, ranges, labels, NaN or unknown threats; before any attack. With `state`,
-    Ctrl-C raises Interrupted and a full disk WriteError; what was finished is kept.
+    above chance, ModelChanged for a model whose buffers change, InputError for wrong shapes, ranges, labels, NaN or unknown
+    threats; before any attack. With `state`, Ctrl-C raises Interrupted and a full disk WriteError; what was finished is kept.
+    Each threat is then looked at for signs of failed attacks: `AuditResult.flags`, see `auditing.flags` and docs/flags.
     """
     start = time.monotonic()
     if not isinstance(model, nn.Module):
@@ -97,7 +102,7 @@ def audit(
         threats = [threats]
     if not isinstance(threats, Sequence):
         raise InputError("threats", threats, "a list of budgets, attacks, suites or strings such as linf@8/255")
-    suites = [_suite(threat) for threat in threats]
+    suites = [for_model(_suite(threat), model) for threat in threats]
     names = [_name(suite) for suite in suites]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError("threats", f"{twice[0]} twice", "each threat once")
@@ -118,19 +123,21 @@ def audit(
         images = images.split_off(n, split=images.split)[1]
     masks = _masks(slices or {}, len(images))
     natural = _natural(images, corruptions, baseline, shifts or {})
-    warnings = list(_sanity(model, images, force))
+    about = {"name": name or type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())}
+    sha256 = fingerprint(model)
+    model, flags = _sanity(model, images, suites, force)
+    random = any(flag.slug == "random-model" for flag in flags)
     for shifted in natural.shifts.values():
         _fits(model, shifted)
 
     logits = predict(model, images, batch_size=batch_size, progress=progress)
     clean = logits.argmax(1) == images.labels
-    warnings += _above_chance(clean, images, force)
+    flags += _above_chance(clean, images, force)
     rows = [accuracy_row("clean", "clean", clean)]
     right: dict[str, Tensor] = {"clean": clean}
     sweeps: dict[str, _Sweep] = {}
     examples: list[Example] = []
     cost: list[dict[str, object]] = []
-    sha256 = fingerprint(model)
     with _kept(state, sha256, model, images, suites, natural, seed, batch_size, progress) as parts:
         parts.check_model(logits)
         for number, suite in enumerate(suites):
@@ -140,7 +147,9 @@ def audit(
             rows += [accuracy_row(threat, stage, ~broken) for stage, broken in measured.stages.items()]
             rows.append(accuracy_row(threat, "worst case", ~measured.broken))
             right[threat] = ~measured.broken
-            warnings += [f"{threat}: {warning}" for warning in measured.warnings]
+            flags += checks.threat_flags(
+                model, images, suite, threat, measured, logits.shape[1], random=random, seed=seed, batch_size=batch_size
+            )
             cost.append(
                 {
                     "threat": threat,
@@ -151,7 +160,8 @@ def audit(
                 }
             )
             norm = suite.budget.norm
-            if curve and norm not in sweeps:  # one curve a norm, through every eps that is audited in it
+            # one curve a norm, through every eps that is audited in it; by gradients
+            if curve and norm not in sweeps and is_differentiable(model):
                 budgets = [other.budget for other in suites if other.budget.norm == norm]
                 sweeps[norm] = _sweep(model, images, budgets, seed, batch_size, progress, parts)
             sweep = sweeps.get(norm)
@@ -167,8 +177,9 @@ def audit(
         curves=[sweep.curve for sweep in sweeps.values()],
         examples=examples,
         classes=images.classes,
-        status="unreliable" if warnings else "reliable",
-        warnings=warnings,
+        status="unreliable" if any(flag.unreliable for flag in flags) else "reliable",
+        warnings=[flag.message for flag in flags if flag.unreliable],
+        flags=flags,
         settings={
             "seed": seed,
             "batch_size": batch_size,
@@ -177,11 +188,7 @@ def audit(
             "curve": f"PGD-20 on cross-entropy, then on the margin; at most {CURVE_SAMPLES} samples" if sweeps else "none",
             **natural.settings,
         },
-        model={
-            "name": name or type(model).__name__,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "sha256": sha256,
-        },
+        model={**about, "sha256": sha256},
         data={**images.describe(), "classes": len(images.classes)},
         environment=environment(str(device_of(model))),
         seconds=time.monotonic() - start,
@@ -351,43 +358,64 @@ def _masks(slices: Mapping[str, Sequence[int] | Tensor], n: int) -> dict[str, Te
     return masks
 
 
-def _sanity(model: nn.Module, images: ImageSet, force: bool) -> Sequence[str]:
-    """One small batch before everything: shapes, NaN, labels, probabilities, randomness."""
+def _sanity(model: nn.Module, images: ImageSet, suites: Sequence[Suite], force: bool) -> tuple[nn.Module, list[Flag]]:
+    """One small batch before everything: shapes, NaN, labels, gradients, and the flags of the model.
+
+    Returns the model to go on with, which is another only if its buffers must be put back (`force`).
+    """
     x, y = images[list(range(min(32, len(images))))]
     x = x.to(device_of(model))
-    with torch.no_grad(), evaluating(model):
-        logits = run_model(model, x)
-        check_labels(y, len(x), logits.shape[1], name="label")
-        again = model(x)
-    check_labels(images.labels, len(images), logits.shape[1], name="label")
-    warnings = []
-    if look_like_probabilities(logits):
-        message = "the model returns probabilities (rows in [0, 1] that sum to 1), whose gradients vanish: return logits"
+    flags: list[Flag | None] = []
+    try:
+        first, again, calls = _two_looks(model, x)
+    except ModelChanged as error:
         if not force:
-            raise AuditError(f"{message}, or pass force=True (--force) to audit it as it is")
-        warnings.append(message)
-    if not torch.allclose(logits, again, atol=1e-4, rtol=1e-4):
-        warnings.append("the model is random: the same input gave different logits; use attacks with eot > 1")
-    if logits.shape[1] > len(images.classes):
-        warnings.append(
-            f"the model has {logits.shape[1]} outputs, the data {len(images.classes)} classes: "
-            "are the labels in the model's order?"
+            raise ModelChanged(
+                f"{error} (force=True or --force audits it with its buffers put back after each pass)"
+            ) from error
+        flags.append(checks.buffers_changed(str(error).partition("; ")[0], len(x)))
+        model = KeptBuffers(model)
+        first, again, calls = _two_looks(model, x)
+    check_labels(y, len(x), first.shape[1], name="label")
+    check_labels(images.labels, len(images), first.shape[1], name="label")
+    flag = checks.probabilities(first)
+    if flag is not None and not force:
+        raise AuditError(
+            f"{flag.seen}, whose gradients vanish: return logits, or pass force=True (--force) to audit it as it is"
         )
-    return warnings
+    flags += [flag, checks.random_model(first, again, suites), checks.optimises(calls, len(x))]
+    flags.append(checks.more_outputs(first.shape[1], len(images.classes), len(images)))
+    if any(checks.gradient_attacks(suite) for suite in suites):
+        _has_gradient(model, x[:2])
+    return model, [flag for flag in flags if flag is not None]
 
 
-def _above_chance(clean: Tensor, images: ImageSet, force: bool) -> list[str]:
-    n, hits = len(clean), int(clean.sum())
-    chance = float(images.labels.bincount().max()) / n
-    if wilson(hits, n).lo > chance or (hits == n and n > 1):
-        return []
-    message = (
-        f"clean accuracy {hits / n:.1%} on {n} samples is not above {chance:.1%}, what always naming the largest class gives; "
-        "check weights, label order, value range and normalisation"
-    )
-    if not force:
-        raise AuditError(f"{message} (force=True or --force audits anyway)")
-    return [message]
+def _two_looks(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The logits of x, once and again, and how often the model called autograd meanwhile."""
+    with torch.no_grad(), evaluating(model):
+        with checks.counting_autograd() as calls:
+            first = run_model(model, x)
+        return first, run_model(model, x), calls[0]
+
+
+def _has_gradient(model: nn.Module, x: Tensor) -> None:
+    with torch.enable_grad(), evaluating(model):
+        logits = run_model(model, x.detach().requires_grad_())
+    if not logits.requires_grad:
+        raise InputError(
+            "model",
+            "logits that do not depend on the input for autograd (a detach, a no_grad or NumPy inside)",
+            "a differentiable model; or one made by from_function, which is attacked without gradients",
+        )
+
+
+def _above_chance(clean: Tensor, images: ImageSet, force: bool) -> list[Flag]:
+    flag = checks.chance_accuracy(clean, images.labels)
+    if flag is not None and not force:
+        raise AuditError(
+            f"{flag.seen}; check weights, label order, value range and normalisation (force=True or --force audits anyway)"
+        )
+    return [] if flag is None else [flag]
 
 
 def _parts(images: ImageSet, masks: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> list[AuditRow]:

@@ -101,7 +101,8 @@ def _samples(result: AuditResult) -> str:
 def _outcome(result: AuditResult) -> str:
     text = f"Without any change, the sanity check, {share(result.row('clean'))} are classified right."
     for threat in result.threats:
-        text += f" Under {threat}, {share(result.row(threat))} stay right in the worst case."
+        unsure = ", a number that is unreliable" if result.doubts(threat) else ""
+        text += f" Under {threat}, {share(result.row(threat))} stay right in the worst case{unsure}."
     if (mean := find(result, "corruptions", "mean")) is not None:
         names = {name.partition("@")[0] for name in result.settings["corruptions"]["names"]}
         what = next(iter(names)) if len(names) == 1 else f"{len(names)} common corruptions"
@@ -146,7 +147,7 @@ def _comparison_table(audits: Audits) -> Table:
     trusted = [result.status == "reliable" for result in audits.values()]
     best = [extreme([row[i] for row, sure in zip(table, trusted, strict=True) if sure], max) for i in range(len(cells))]
     rows = [
-        [_named(name, result), *(cell(row, best[i], "best") for i, row in enumerate(found))]
+        [_named(name, result), *(_sure(result, row) or cell(row, best[i], "best") for i, row in enumerate(found))]
         for (name, result), found in zip(audits.items(), table, strict=True)
     ]
     attacked = any(result.threats for result in audits.values())
@@ -158,6 +159,11 @@ def _comparison_table(audits: Audits) -> Table:
         groups=[("", 2), *((under, len(names)) for under, names in columns.items() if under != "clean")],
         note=f"{CUMULATIVE if attacked else BRACKETS} {best_words}",
     )
+
+
+def _sure(result: AuditResult, row: AuditRow | None) -> Mark | None:
+    """The cell of a number that a flag makes unreliable; None for all others."""
+    return Mark(share(row), "unreliable") if row is not None and result.doubts(row.category) else None
 
 
 def _named(name: str, result: AuditResult) -> str | Mark:
@@ -242,6 +248,8 @@ def _model_sections(result: AuditResult, *, alone: bool) -> list[Section]:
     if alone:
         accuracy += _curves({result.model["name"]: result})
     sections = [Section("Accuracy", accuracy)]
+    if result.flags:
+        sections.append(Section("Flags", [_flags_table(result)]))
     if any(row.category in CORRUPTIONS for row in result.rows):
         sections.append(Section("Common corruptions", corruption_blocks(result)))
     if result.shifts:
@@ -257,11 +265,28 @@ def _model_sections(result: AuditResult, *, alone: bool) -> list[Section]:
 
 def _threat_table(result: AuditResult) -> Table:
     shown = [row for row in result.rows if row.category not in (*PARTS, *CORRUPTIONS, *SHIFTS)]
-    rows = [[r.category, "none" if r.category == "clean" else r.name, share(r), f"{r.n:,}"] for r in shown]
+    rows = [[r.category, "none" if r.category == "clean" else r.name, _sure(result, r) or share(r), f"{r.n:,}"] for r in shown]
     note = " ".join([*_threats_in_words(result), CUMULATIVE])
     if not result.threats:
         note = BRACKETS
     return Table("Accuracy under each threat", ["Threat", "Attack", "Accuracy", "n"], rows, "llr", note=note)
+
+
+def _flags_table(result: AuditResult) -> Table:
+    """What was seen that speaks against a number, and what to run next; unreliable ones first, then notes."""
+    ordered = sorted(result.flags, key=lambda flag: not flag.unreliable)
+    rows: list[list[str | Mark]] = [
+        [
+            Mark(f.slug, "unreliable" if f.unreliable else "note"),
+            f.threat or "all",
+            f"{f.seen[:1].upper()}{f.seen[1:]}.",
+            f"{f.why[:1].upper()}{f.why[1:]}.",
+            f"{f.run_next}. More: {f.page}",
+        ]
+        for f in ordered
+    ]
+    note = "A number that a flag concerns is unreliable: run next what stands there. A note changes no number."
+    return Table("Signs of attacks that fail", ["Flag", "Threat", "Seen", "Why", "Run next"], rows, "nlt", note=note)
 
 
 def _threats_in_words(result: AuditResult) -> list[str]:
@@ -403,7 +428,7 @@ def _argument(threat: Mapping[str, Any]) -> str:
     """The string that `audit` takes for a threat; for a suite of one's own, its budget and a remark."""
     budget, attacks = threat["budget"], threat["attacks"]
     names = [attack["name"] for attack in attacks]
-    if threat.get("suite") == "standard suite":
+    if threat.get("suite") in ("standard suite", "black-box suite"):
         return json.dumps(budget)
     if len(names) == 1 and attacks[0]["restarts"] == 1 and re.fullmatch(r"FGSM|PGD-\d+", names[0]):
         return json.dumps(f"{names[0].lower()}:{budget}")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from tutelage.auditing.flags import Flag
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import write_atomic, write_json
 from tutelage.core.stats import hoeffding, mean_t, wilson
@@ -77,9 +78,10 @@ class Example:
 class AuditResult:
     """The outcome of `audit` for one model. Accuracies are shares in [0, 1]; intervals are 95 % Wilson intervals.
 
-    status: "reliable", or "unreliable" with the reasons in `warnings`. settings: seed, batch size, attacks and their cost in
-    samples passed. model: class name, parameters, SHA-256 of the weights. data: name, n, classes, SHA-256.
-    predictions: what was right, sample by sample: "clean", and under each threat, corruption ("fog@3") and shifted set.
+    status: "reliable", or "unreliable" with the reasons in `warnings`, a line a flag. flags: those, and notes, which leave the
+    status as it is. settings: seed, batch size, attacks and their cost in samples passed. model: class name, parameters,
+    SHA-256 of the weights. data: name, n, classes, SHA-256. predictions: what was right, sample by sample: "clean", and under
+    each threat, corruption ("fog@3") and shifted set.
     """
 
     rows: list[AuditRow]
@@ -94,6 +96,7 @@ class AuditResult:
     environment: dict[str, Any]
     seconds: float
     predictions: dict[str, list[bool]] = field(default_factory=dict)
+    flags: list[Flag] = field(default_factory=list)
 
     @property
     def clean_accuracy(self) -> float:
@@ -116,6 +119,15 @@ class AuditResult:
     def shifts(self) -> list[str]:
         """Names of the shifted sets, in the order in which they were given."""
         return [r.name for r in self.rows if r.category == "shift"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing and makes nothing unreliable, a line a note."""
+        return [flag.message for flag in self.flags if not flag.unreliable]
+
+    def doubts(self, category: str) -> list[Flag]:
+        """The flags that make the rows of a category (a threat, "clean") unreliable."""
+        return [flag for flag in self.flags if flag.concerns(category, self.threats)]
 
     def worst(self, k: int = 12, threat: str | None = None) -> list[Example]:
         """The k samples that were broken with the smallest change, the most confident mistakes first among equals."""
@@ -167,6 +179,7 @@ class AuditResult:
             for i, e in enumerate(about["examples"] if examples else [])
         ]
         about["classes"] = tuple(about["classes"])
+        about["flags"] = [Flag(**flag) for flag in about.get("flags", [])]  # audits of earlier versions have none
         about["predictions"] = {key: _mask(digits) for key, digits in about.get("predictions", {}).items()}
         return cls(**about)
 
