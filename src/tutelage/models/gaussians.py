@@ -10,7 +10,6 @@ are one matrix product, instead of K quadratic forms.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -95,17 +94,12 @@ class TiedGaussians:
 
     @classmethod
     def from_moments(cls, moments: ClassMoments, *, shrinkage: float = 1e-6, name: str = "features") -> TiedGaussians:
-        """From streamed statistics. Says by a warning how many features never vary within a class."""
+        """From streamed statistics. Raises InputError for a class with fewer than 2 samples."""
         if few := [str(c) for c, n in enumerate(moments.counts.tolist()) if n < 2]:
             raise InputError(
                 "labels", f"fewer than 2 samples of class {', '.join(few[:10])}", "2 samples or more of every class"
             )
-        made = cls.of(moments.means, moments.covariance, moments.counts, shrinkage=shrinkage, name=name)
-        if made.dropped:
-            warnings.warn(
-                f"{name}: {made.dropped} of {made.dim} features never vary within a class; they are left out", stacklevel=2
-            )
-        return made
+        return cls.of(moments.means, moments.covariance, moments.counts, shrinkage=shrinkage, name=name)
 
     @property
     def classes(self) -> int:
