@@ -25,6 +25,7 @@ from tutelage.threats import (
     Budget,
     Decision,
     Linf,
+    Randomised,
     Square,
     Suite,
     SuiteResult,
@@ -388,6 +389,32 @@ def test_eps_per_sample(name: str, norm: str) -> None:
     assert bool(result.success.any())
     # the samples that held out with a large eps are searched farther than those with a small one could be
     assert float(size.max()) > float(eps.median())
+
+
+class Noisy(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x + 0.1 * torch.randn_like(x))
+        return logits
+
+
+@pytest.mark.parametrize("kind", ["vectors", "one sample"])
+@norms
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_random_models_repeat_and_stay_inside(name: str, norm: str, kind: str) -> None:
+    case = make(kind)
+    random = replace(case, model=Randomised(Noisy(case.model), draws=2))
+    world = torch.get_rng_state()
+    first, again = (run(name, build(name, standard(norm)), random) for _ in range(2))
+    assert torch.equal(first.x_adv, again.x_adv)
+    assert torch.equal(first.success, again.success)
+    assert torch.equal(torch.get_rng_state(), world)
+    eps = NORMS[norm][1]
+    assert bool((sizes(norm, case.x, first.x_adv) <= eps * (1 + 1e-5) + 1e-6).all())
+    assert 0 <= float(first.x_adv.min()) <= float(first.x_adv.max()) <= 1
 
 
 def test_the_grid_above_has_broken_and_unbroken_samples() -> None:

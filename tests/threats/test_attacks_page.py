@@ -13,11 +13,15 @@ from tutelage import threats
 
 def test_the_example_of_the_page_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = (root / "docs" / "attacks.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {"__name__": "page"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        exec(compile(code, "docs/attacks.md", "exec"), {"__name__": "page"})
-    *attacks, last = capsys.readouterr().out.splitlines()
+        for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(compile(code, "docs/attacks.md", "exec"), names)
+    *attacks, last, one, five = capsys.readouterr().out.splitlines()
+    counts = [[int(n) for n in re.findall(r"\d+", line)] for line in (one, five)]
+    assert counts[0][1] <= counts[0][0]
+    assert counts[1][1] <= counts[1][0]
     assert [line.split(":")[0] for line in attacks] == [
         "linf@8/255 APGD-100 cross_entropy",
         "l1@4 APGD-100 margin",

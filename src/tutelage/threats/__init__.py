@@ -7,6 +7,7 @@ from tutelage.threats.engine import FGSM, PGD, Attack, AttackResult
 from tutelage.threats.minimal import FMN, Distances
 from tutelage.threats.objectives import AttackBatch, cross_entropy, dlr, kl_to_reference, margin, misclassified
 from tutelage.threats.parse import parse_threat
+from tutelage.threats.randomised import Randomised, confirmed
 from tutelage.threats.square import Square
 from tutelage.threats.suite import Suite, SuiteResult
 from tutelage.threats.targeted import TargetedAPGD
@@ -27,12 +28,14 @@ __all__ = [
     "Distances",
     "Linf",
     "MeanLogits",
+    "Randomised",
     "Square",
     "Suite",
     "SuiteResult",
     "TargetedAPGD",
     "Transfer",
     "TransferResult",
+    "confirmed",
     "cross_entropy",
     "dlr",
     "kl_to_reference",

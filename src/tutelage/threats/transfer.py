@@ -145,7 +145,8 @@ class Transfer(Attack):
         with torch.no_grad(), evaluating(self.surrogate):
             check_labels(y, len(x), run_model(self.surrogate, x[:1], "surrogate").shape[1])
         counted = _Counted(self.surrogate)
-        result = super(Transfer, replace(self, surrogate=counted)).run_seeded(model, x, y, seeds, **more)
+        with evaluating(self.surrogate):
+            result = super(Transfer, replace(self, surrogate=counted)).run_seeded(model, x, y, seeds, **more)
         return TransferResult(**vars(result), surrogate_forward=counted.passes, surrogate_backward=counted.passes)
 
     def _climb(
@@ -200,7 +201,7 @@ class Transfer(Attack):
     def _gradient(self, part: AttackBatch, x_adv: Tensor, noise: list[torch.Generator]) -> Tensor:
         """Of the objective on the surrogate's logits, (B, ...)."""
         x_adv = x_adv.detach().requires_grad_()
-        with torch.enable_grad(), evaluating(self.surrogate, verify=False):
+        with torch.enable_grad():
             seen = _diverse(x_adv, self.diversity, noise) if self.diversity else x_adv
             loss = self.objective(self.surrogate(seen), part)
             (grad,) = torch.autograd.grad(loss.sum(), x_adv)
