@@ -27,12 +27,15 @@ from tutelage.core.checks import check_integer, check_number, check_positive
 from tutelage.core.errors import InputError
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import normal, seeded
+from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.models.checks import check_labels, check_logits
 from tutelage.models.guard import evaluating
 from tutelage.models.taps import split_head
-from tutelage.teaching.fit import Context, FitResult, fit
+from tutelage.teaching.fit import Context, FitResult, Objective, fit
 from tutelage.teaching.objectives import pair
 from tutelage.teaching.schedules import Schedule, multistep
+
+Features = Callable[[Tensor], Tensor]
 
 SMALLEST = 1e-6  # probabilities are cut to [SMALLEST, 1 - SMALLEST] before Phi^-1
 PAPER_SCHEDULE = multistep((2 / 5, 3 / 5, 4 / 5))
@@ -69,7 +72,7 @@ class RCTLoss:
     features: what comes before the trained part, run without gradients (None: the model that is trained takes x itself).
     """
 
-    def __init__(self, config: RCTConfig, *, features: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, config: RCTConfig, *, features: Features | None = None) -> None:
         if not isinstance(config, RCTConfig):
             raise InputError("config", type(config).__name__, "an RCTConfig")
         self.config, self.features = config, features
@@ -78,17 +81,22 @@ class RCTLoss:
         x, y = pair(batch)
         if len(x) < 2:
             raise InputError("loader", "a batch of one sample", "batches of at least two: one half calibrates the other")
-        m = self.config.draws
-        noisy = x.unsqueeze(1) + self.config.sigma * normal((len(x), m, *x.shape[1:]), ctx.generator).to(x)
-        inputs = noisy.flatten(0, 1)
-        if self.features is not None:
-            with torch.no_grad():
-                inputs = self.features(inputs)
-        logits = check_logits(model(inputs), len(x) * m, finite=False)
-        check_labels(y, len(x), logits.shape[1])
-        p = logits.softmax(1).reshape(len(x), m, logits.shape[1]).mean(1)
-        loss, in_set, size = rct_loss(p, y.long(), self.config)
+        logits = noisy_logits(model, x, self.config.sigma, self.config.draws, ctx.generator, self.features)
+        check_labels(y, len(x), logits.shape[2])
+        loss, in_set, size = rct_loss(logits.softmax(2).mean(1), y.long(), self.config)
         return loss, {"in_set": in_set.detach(), "size": size.detach()}
+
+
+def noisy_logits(
+    model: nn.Module, x: Tensor, sigma: float, draws: int, noise: torch.Generator, features: Features | None = None
+) -> Tensor:
+    """Logits (B, draws, classes) of noisy copies of x; a gradient for the part after `features` only."""
+    inputs = (x.unsqueeze(1) + sigma * normal((len(x), draws, *x.shape[1:]), noise).to(x)).flatten(0, 1)
+    if features is not None:
+        with torch.no_grad():
+            inputs = features(inputs)
+    logits = check_logits(model(inputs), len(inputs), finite=False)
+    return logits.reshape(len(x), draws, logits.shape[1])
 
 
 def rct_loss(p: Tensor, y: Tensor, config: RCTConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,18 +133,41 @@ def fit_rct(
 
     Raises InputError as `split_head` and `fit` do, and for a head that cannot be reset.
     """
+    RCTLoss(config)  # raises InputError
+    return retrain_head(
+        model, loader, lambda features: RCTLoss(config, features=features), epochs=epochs, optimizer=optimizer,
+        schedule=schedule, head=head, reset=reset, seed=seed, progress=progress, name="RCT",
+    )  # fmt: skip
+
+
+def retrain_head(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    objective: Callable[[Features], Objective],
+    *,
+    epochs: int,
+    optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+    schedule: Schedule = PAPER_SCHEDULE,
+    head: str | None = None,
+    reset: bool = True,
+    seed: int = 0,
+    progress: Progress = QUIET,
+    name: str = "last layer",
+) -> FitResult:
+    """`fit_rct` for any objective: `objective(features)` is what `fit` minimises over the head, the rest being frozen."""
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
-    objective = RCTLoss(config)
     if not hasattr(loader, "__iter__") or not hasattr(loader, "__len__") or len(loader) == 0:
         raise InputError("loader", type(loader).__name__, "a DataLoader with at least one batch")
-    x, _ = pair(next(iter(loader)))
+    with training_only():
+        refuse_test_data(loader)
+        x, _ = pair(next(iter(loader)))
     split = split_head(model, x[:2], name=head)
     if reset:
-        layers = [m for m in split.head.modules() if isinstance(getattr(m, "reset_parameters", None), Callable)]  # type: ignore[arg-type]
+        layers = [m for m in split.head.modules() if callable(getattr(m, "reset_parameters", None))]
         if not layers:
             raise InputError("head", type(split.head).__name__, "a layer with reset_parameters, or reset=False")
-        with seeded(seed, "RCT head"):
+        with seeded(seed, "last layer"):
             for layer in layers:
                 layer.reset_parameters()  # type: ignore[operator]
 
@@ -144,14 +175,13 @@ def fit_rct(
         with evaluating(model, verify=False):  # BatchNorm and dropout as in use, whatever mode `fit` sets
             return split.features(inputs)
 
-    objective.features = features
     make = optimizer or (lambda parameters: SGD(parameters, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4))
-    was_training = {module: module.training for module in model.modules()}
+    modes = [(module, module.training) for module in model.modules()]
     try:
         return fit(
-            split.head, objective, loader, epochs=epochs, optimizer=make(list(split.head.parameters())), schedule=schedule,
-            seed=seed, progress=progress, name="RCT",
+            split.head, objective(features), loader, epochs=epochs, optimizer=make(list(split.head.parameters())),
+            schedule=schedule, seed=seed, progress=progress, name=name,
         )  # fmt: skip
     finally:
-        for module, mode in was_training.items():
+        for module, mode in modes:
             module.training = mode
