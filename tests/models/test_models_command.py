@@ -90,6 +90,18 @@ def test_two_ways_to_one_model(place: Path, service: Service) -> None:
     assert model["parameters"] == 0
 
 
+def test_a_budget_alone_on_an_endpoint_is_the_black_box_suite(
+    place: Path, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wide enough to be over soon. The curve, which needs gradients, is left out, and the note says what the number is."""
+    assert audit(service.url, "out", "--threats", "linf@0.45") == 0
+    found = json.loads((place / "out" / "audit.json").read_text())
+    assert [attack["name"] for attack in found["settings"]["threats"][0]["attacks"]] == ["Square", "Decision"]
+    assert found["curves"] == []
+    assert values("out")["linf@0.45 worst case"] == 0.0
+    assert "black-box attacks only" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_factory_of_a_pipeline(place: Path) -> None:
     with np.load("test.npz") as arrays:
         images, labels = torch.from_numpy(arrays["image"])[:, None], arrays["label"]
