@@ -267,7 +267,13 @@ def report(
 
 @app.command()
 def audit(
-    model: Annotated[str, typer.Argument(help="Factory of your model: package.module:function or file.py:function.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Factory of your model, package.module:function or file.py:function; or the address of a prediction endpoint, "
+            "http://127.0.0.1:8000/predict."
+        ),
+    ],
     data: Annotated[str, typer.Option(help="Labelled images: a folder of class folders, an .npz (image, label), a .parquet.")],
     weights: Annotated[Path | None, typer.Option(help="A .safetensors file to load into the model.")] = None,
     threats: Annotated[
@@ -280,9 +286,14 @@ def audit(
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="corruptions (fifteen, five severities), corruptions@3, noise@1,3,5, fog. Repeatable.",
+            help="corruptions (fifteen, five severities), corruptions@3, noise@1,3,5, fog; attributes (edits of background, "
+            "size, position, direction: --data needs masks). Repeatable.",
             metavar="NAME[@SEVERITIES]",
         ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="For --suite attributes: masks of the images, same names; without, --data are cut-outs or emoji."),
     ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="A saved audit of the same images and corruptions, for the mean corruption error.")
@@ -305,9 +316,11 @@ def audit(
 ) -> None:
     """Audit your own image classifier: accuracy, robustness with intervals, pictures of its failures, one HTML page.
 
-    Robustness to attacks (`--threats`), to common corruptions (`--suite corruptions`) and on other sets (`--shift`).
+    Robustness to attacks (`--threats`), to common corruptions (`--suite corruptions`), to edits of objects with masks
+    (`--suite attributes`) and on other sets (`--shift`).
 
-    The factory returns an `nn.Module` that maps images in [0, 1] to logits; normalisation belongs inside it.
+    The factory returns an `nn.Module` that maps images in [0, 1] to logits; normalisation belongs inside it. `tutelage.models`
+    has wrappers for models that return or want something else, functions, scikit-learn and HTTP (black-box attacks only).
 
     An audit that was stopped goes on where it was: give the same command again.
 
@@ -315,6 +328,7 @@ def audit(
     """
     import torch
 
+    from tutelage.app.attributes import audited_attributes, read_pictures, split_suites
     from tutelage.auditing.audit import audit as run_audit
     from tutelage.auditing.shift import read_slices
     from tutelage.auditing.state import clear_finished
@@ -331,10 +345,11 @@ def audit(
         raise InputError("threats", threats, "at least one threat, such as linf@8/255")
     for part in wanted:
         parse_threat(part)
-    if suite:
+    corruptions, attributes = split_suites(suite, masks, data)
+    if corruptions:
         from tutelage.auditing.corruption import chosen
 
-        chosen(suite)
+        chosen(corruptions)
     sets = _sets(shift or [])
     for option, value, least in (("n", n, 0), ("size", size, 0), ("batch-size", batch_size, 1)):
         if value < least:
@@ -342,11 +357,18 @@ def audit(
     check_folder(folder)
     config: dict[str, Any] = {"model": model, "weights": str(weights or ""), "data": data, "threats": wanted, "n": n,
                               "size": size, "batch_size": batch_size, "seed": seed, "curve": curve, "force": force}  # fmt: skip
-    natural = {"suite": suite, "baseline": str(baseline or ""), "shift": sets, "slices": str(slices or "")}
+    natural = {
+        "suite": suite,
+        "masks": str(masks or ""),
+        "baseline": str(baseline or ""),
+        "shift": sets,
+        "slices": str(slices or ""),
+    }
     config |= {option: value for option, value in natural.items() if value}
     if (folder / "run.json").exists():
         Run.create(folder, "audit", config, device)  # another run there is told now, not after the work
-    images = read_images(Path(data), size=size or None)
+    pictures = read_pictures(data, masks, size, n) if attributes else None
+    images = pictures.images if pictures else read_images(Path(data), size=size or None)
     shifts = {key: read_images(Path(path), size=size or None) for key, path in sets.items()}
     parts = read_slices(slices, images.labels) if slices else None
     try:
@@ -355,10 +377,13 @@ def audit(
         raise InputError("device", device, f"a device of this machine ({error})") from error
     with shown() as progress:
         result = run_audit(
-            net, images, threats=wanted, corruptions=suite or None, baseline=baseline, shifts=shifts, slices=parts,
-            n=n or None, batch_size=batch_size, seed=seed, curve=curve, force=force, name=name or model,
+            net, images, threats=wanted, corruptions=corruptions or None, baseline=baseline, shifts=shifts, slices=parts,
+            n=None if pictures else n or None, batch_size=batch_size, seed=seed, curve=curve, force=force, name=name or model,
             state=folder / "state", progress=progress,
         )  # fmt: skip
+        if pictures:
+            edits = audited_attributes(net, pictures, name=result.model["name"], batch_size=batch_size, progress=progress)
+            result = result.with_attributes(edits)
     Run.create(folder, "audit", config, device)
     page = result.save(folder)
     clear_finished(folder / "state")
@@ -435,8 +460,8 @@ def audit_table(audits: dict[str, AuditResult]) -> Table:
     for name in audits:
         table.add_column(escape(name), justify="right", overflow="fold")
     first = next(iter(audits.values()))
-    shown = [*first.threats, "corruption family", "corruptions", "shift"]
-    natural = {"corruption family": "corruptions", "shift": "shifted set"}
+    shown = [*first.threats, "corruption family", "corruptions", "shift", "attribute", "attributes"]
+    natural = {"corruption family": "corruptions", "shift": "shifted set", "attribute": "drop by", "attributes": "drop,"}
     rows = [("clean", "clean")] + [(t, r.name) for t in shown for r in first.rows if r.category == t and _whole(r)]
     for category, stage in rows:
         label = category if category == "clean" else f"{natural.get(category, category)} {stage}"

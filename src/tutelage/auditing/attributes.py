@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tutelage.auditing.page import Block, Facts, Gallery, Notice, Page, Section, Table, Text, Tile, png_data_uri, write_page
+from tutelage.auditing.result import AuditRow
 from tutelage.core.errors import InputError
 from tutelage.core.files import write_json
 from tutelage.core.rng import numpy_generator
@@ -94,12 +95,17 @@ class AttributeReport:
     def save(self, folder: Path | str) -> Path:
         """Write attributes.json and report.html into `folder`; returns the path of the report."""
         folder = Path(folder)
-        about = {key: value for key, value in vars(self).items() if key not in ("rows", "examples")}
-        write_json(folder / "attributes.json", {**about, "rows": [asdict(row) for row in self.rows]})
+        write_json(folder / "attributes.json", self.describe())
         return self.to_html(folder / "report.html")
 
     def to_html(self, path: Path | str) -> Path:
         """Write one self-contained HTML page."""
+        facts = Facts({"Model": self.model, "Data": self.data, **self.settings})
+        sections = [*self.sections(), Section("Settings", [facts])]
+        return write_page(Path(path), Page("Attributes", "Attribute audit", self.lead(), sections))
+
+    def lead(self) -> list[Block]:
+        """What was found, in words."""
         ranking = ", ".join(f"{name} ({drop:.1f} points)" for name, drop in self.ranking())
         lead: list[Block] = [
             Text(
@@ -114,6 +120,10 @@ class AttributeReport:
         if failed := [f"{row.edit}: {row.total - row.n} of {row.total}" for row in self.rows if row.n < row.total]:
             words = "Pictures with which an edit could not be done are left out of both accuracies of its row."
             lead.append(Notice("Some edits could not be done", [words, *failed], "warn"))
+        return lead
+
+    def sections(self) -> list[Section]:
+        """The drops, by edit and by class, and pictures."""
         header = ["Edit", "Drop, points", "Original", "Edited", "Object", "n"]
         rows = [*[_cells(row) for row in self.rows], ["average", _interval(self.average, self.average_ci95), "", "", "", ""]]
         note = (
@@ -126,8 +136,21 @@ class AttributeReport:
         if galleries:
             words = "Pictures that were right, before and after the edit, and what the model says then."
             parts.append(Section("Examples", [Text([words])], galleries))
-        facts = Facts({"Model": self.model, "Data": self.data, **self.settings})
-        return write_page(Path(path), Page("Attributes", "Attribute audit", lead, [*parts, Section("Settings", [facts])]))
+        return parts
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the pictures, as JSON values."""
+        about = {key: value for key, value in vars(self).items() if key not in ("rows", "examples")}
+        return {**about, "rows": [asdict(row) for row in self.rows]}
+
+    def audit_rows(self) -> list[AuditRow]:
+        """The drops as rows of an audit: shares in [-1, 1], the average last."""
+        rows = [
+            AuditRow("attribute", row.edit, "drop", row.drop / 100, (row.ci95[0] / 100, row.ci95[1] / 100), row.n)
+            for row in self.rows
+        ]
+        low, high = (end / 100 for end in self.average_ci95)
+        return [*rows, AuditRow("attributes", "average", "drop", self.average / 100, (low, high), self.data["n"])]
 
     def _by_class(self) -> Table:
         cells = [[name, *(_drop_of(row.by_class, name) for row in self.rows)] for name in self.classes]
@@ -144,6 +167,22 @@ class AttributeReport:
                 ]
                 tiles.append(Tile(images, f"#{one.index} {true} → {said}"))
         return tiles
+
+
+def attribute_report_of(about: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> AttributeReport:
+    """What `describe` said, with the pictures of the examples, "original/0", "edited/0" and so on, where they are at hand."""
+    rows = [
+        AttributeRow(
+            **{**row, "ci95": tuple(row["ci95"]), "by_class": {name: tuple(pair) for name, pair in row["by_class"].items()}}
+        )
+        for row in about["rows"]
+    ]
+    examples = [
+        AttributeExample(**one, original=pictures[f"original/{i}"], edited=pictures[f"edited/{i}"])
+        for i, one in enumerate(about.get("examples", []) if pictures else [])
+    ]
+    fixed = {"average_ci95": tuple(about["average_ci95"]), "classes": tuple(about["classes"])}
+    return AttributeReport(**{**about, **fixed, "rows": rows, "examples": examples})
 
 
 def drop_row(

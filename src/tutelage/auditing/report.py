@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tutelage.auditing.cells import cell, colour, extreme, find, marker, rows_of, share
+from tutelage.auditing.cells import cell, colour, extreme, find, marker, points, rows_of, share
 from tutelage.auditing.figures import MUTED, Label, figure_svg, new_figure, place_labels
 from tutelage.auditing.natural import corruption_blocks, corruption_facts, disparity_table, natural_arguments, shift_table
 from tutelage.auditing.page import (
@@ -35,7 +35,7 @@ from tutelage.auditing.page import (
     titled,
     write_page,
 )
-from tutelage.auditing.result import CORRUPTIONS, PARTS, SHIFTS, AuditResult, AuditRow, Example
+from tutelage.auditing.result import ATTRIBUTES, CORRUPTIONS, PARTS, SHIFTS, AuditResult, AuditRow, Example
 
 Audits = Mapping[str, AuditResult]
 
@@ -109,6 +109,8 @@ def _outcome(result: AuditResult) -> str:
         text += f" Under {what}, {share(mean)} stay right on average."
     for row in (r for r in result.rows if r.category == "shift"):
         text += f" On the shifted set {row.name}, {share(row)} are right."
+    if (drop := find(result, "attributes", "average")) is not None:
+        text += f" Edits of one attribute of the object cost {points(drop.value, drop.ci95)} points on average."
     passed = "passed" if result.status == "reliable" else "did not pass"
     return f"{text} The audit {passed} its own checks: its status is {result.status}."
 
@@ -117,8 +119,11 @@ def unreliable_notices(result: AuditResult, name: str = "") -> list[Notice]:
     """What must be read before the numbers of an audit that did not pass its own checks."""
     if result.status == "reliable":
         return []
-    title = f"{result.status.capitalize()}: do not rely on these numbers{f' ({name})' if name else ''}"
-    return [Notice(title, result.warnings, "bad")]
+    seen = [f for f in result.flags if f.unreliable]  # none in audits of earlier versions, whose warnings say all
+    which = "the marked numbers" if seen else "these numbers"
+    title = f"{result.status.capitalize()}: do not rely on {which}{f' ({name})' if name else ''}"
+    items = [f"{f'{f.threat}: ' if f.threat else ''}{f.seen}. Run next: {f.run_next}." for f in seen]
+    return [Notice(title, items or result.warnings, "bad")]
 
 
 # ---------------------------------------------------------------------------------------------------- several models
@@ -258,13 +263,15 @@ def _model_sections(result: AuditResult, *, alone: bool) -> list[Section]:
         if any(row.category == category for row in result.rows):
             spread = [disparity_table(result)] if category == "class" and rows_of(result, "disparity") else []
             sections.append(Section(title, [_parts_table(result, category), *spread]))
+    if result.attributes is not None:
+        sections.append(Section("Attributes", result.attributes.lead(), result.attributes.sections()))
     if galleries := [g for threat in result.threats if (g := _gallery(result, threat))]:
         sections.append(Section("Worst examples", [Text([GALLERY_WORDS])], galleries))
     return [*sections, Section("How this was measured", _settings(result), [_again(result)])]
 
 
 def _threat_table(result: AuditResult) -> Table:
-    shown = [row for row in result.rows if row.category not in (*PARTS, *CORRUPTIONS, *SHIFTS)]
+    shown = [row for row in result.rows if row.category not in (*PARTS, *CORRUPTIONS, *SHIFTS, *ATTRIBUTES)]
     rows = [[r.category, "none" if r.category == "clean" else r.name, _sure(result, r) or share(r), f"{r.n:,}"] for r in shown]
     note = " ".join([*_threats_in_words(result), CUMULATIVE])
     if not result.threats:
@@ -395,6 +402,7 @@ def _settings(result: AuditResult) -> list[Block]:
                 "Weights SHA-256": model["sha256"],
                 **titled(settings, without=("threats", "cost", "shifts", "corruptions")),
                 **corruption_facts(settings),
+                **({} if result.attributes is None else {"Attributes": result.attributes.settings}),
                 "Time": duration(result.seconds),
                 **titled(result.environment),
             }
@@ -406,6 +414,7 @@ def _again(result: AuditResult) -> Section:
     settings = result.settings
     threats = ", ".join(_argument(threat) for threat in settings["threats"])
     curve = ", curve=False" if settings["curve"] == "none" else ""
+    attributes = "" if result.attributes is None else "result = result.with_attributes(audit_attributes(model, pictures))\n"
     call = (
         "import tutelage\n\n"
         "result = tutelage.audit(\n"
@@ -415,6 +424,7 @@ def _again(result: AuditResult) -> Section:
         f"{natural_arguments(settings)}"
         f"    n={result.data['n']}, batch_size={settings['batch_size']}, seed={settings['seed']}{curve},\n"
         ")\n"
+        f"{attributes}"
         'result.save("audit")'
     )
     words = (

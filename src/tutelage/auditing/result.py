@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -16,10 +16,14 @@ from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import write_atomic, write_json
 from tutelage.core.stats import hoeffding, mean_t, wilson
 
+if TYPE_CHECKING:
+    from tutelage.auditing.attributes import AttributeReport
+
 # categories of rows that are no threats: parts of the data, natural change, and what is derived from classes
 PARTS = ("class", "slice", "disparity")
 CORRUPTIONS = ("corruption", "corruption family", "corruptions")
 SHIFTS = ("shift", "shift main", "shift difference")
+ATTRIBUTES = ("attribute", "attributes")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class AuditRow:
     interval over the images, see `mean_row`.
     "shift": accuracy on the shifted set of that name; "shift main": on the main set, classes of the shifted set only;
     "shift difference": the first less the second, in [-1, 1].
+    "attribute": by how much an edit lowers the accuracy on the same pictures, in [-1, 1]; "attributes": "average".
     """
 
     category: str
@@ -81,7 +86,7 @@ class AuditResult:
     status: "reliable", or "unreliable" with the reasons in `warnings`, a line a flag. flags: those, and notes, which leave the
     status as it is. settings: seed, batch size, attacks and their cost in samples passed. model: class name, parameters,
     SHA-256 of the weights. data: name, n, classes, SHA-256. predictions: what was right, sample by sample: "clean", and under
-    each threat, corruption ("fog@3") and shifted set.
+    each threat, corruption ("fog@3") and shifted set. attributes: what edits of attributes cost, see `with_attributes`.
     """
 
     rows: list[AuditRow]
@@ -97,6 +102,7 @@ class AuditResult:
     seconds: float
     predictions: dict[str, list[bool]] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
+    attributes: AttributeReport | None = None
 
     @property
     def clean_accuracy(self) -> float:
@@ -112,7 +118,7 @@ class AuditResult:
     @property
     def threats(self) -> list[str]:
         """Names of the threats, in the order in which they were given."""
-        others = ("clean", *PARTS, *CORRUPTIONS, *SHIFTS)
+        others = ("clean", *PARTS, *CORRUPTIONS, *SHIFTS, *ATTRIBUTES)
         return [c for c in dict.fromkeys(r.category for r in self.rows) if c not in others]
 
     @property
@@ -129,6 +135,13 @@ class AuditResult:
         """The flags that make the rows of a category (a threat, "clean") unreliable."""
         return [flag for flag in self.flags if flag.concerns(category, self.threats)]
 
+    def with_attributes(self, report: AttributeReport) -> AuditResult:
+        """This audit with that of attributes (`methods.audit.imagenet_e.audit_attributes`) of the same model, in one report."""
+        if report.model["sha256"] != self.model["sha256"]:
+            raise InputError("report", f"one of {report.model['name']}, with other weights", "one of the same model")
+        rows = [row for row in self.rows if row.category not in ATTRIBUTES]
+        return replace(self, rows=[*rows, *report.audit_rows()], attributes=report)
+
     def worst(self, k: int = 12, threat: str | None = None) -> list[Example]:
         """The k samples that were broken with the smallest change, the most confident mistakes first among equals."""
         return [e for e in self.examples if threat in (None, e.threat)][:k]
@@ -136,12 +149,20 @@ class AuditResult:
     def save(self, folder: Path | str) -> Path:
         """Write audit.json, examples.safetensors and report.html into `folder`; returns the path of the report."""
         folder = Path(folder)
-        about = {key: value for key, value in asdict(self).items() if key != "examples"}
+        about = {key: value for key, value in asdict(replace(self, examples=[], attributes=None)).items() if key != "examples"}
         about["examples"] = [{k: v for k, v in vars(e).items() if k not in ("clean", "adversarial")} for e in self.examples]
         # a digit a sample: a list would take a line for each
         about["predictions"] = {key: "".join("01"[right] for right in mask) for key, mask in self.predictions.items()}
         images = {f"clean/{i}": e.clean.contiguous() for i, e in enumerate(self.examples)}
         images |= {f"adversarial/{i}": e.adversarial.contiguous() for i, e in enumerate(self.examples)}
+        if self.attributes is not None:
+            shown = self.attributes.examples
+            about["attributes"] = self.attributes.describe()
+            about["attributes"]["examples"] = [
+                {k: v for k, v in vars(e).items() if k not in ("original", "edited")} for e in shown
+            ]
+            for kind in ("original", "edited"):
+                images |= {f"attributes/{kind}/{i}": getattr(e, kind).clone() for i, e in enumerate(shown)}  # may be shared
         write_atomic(folder / "examples.safetensors", save(images))
         write_json(folder / "audit.json", about)
         return self.to_html(folder / "report.html")
@@ -180,6 +201,12 @@ class AuditResult:
         ]
         about["classes"] = tuple(about["classes"])
         about["flags"] = [Flag(**flag) for flag in about.get("flags", [])]  # audits of earlier versions have none
+        if about.get("attributes") is not None:
+            from tutelage.auditing.attributes import attribute_report_of
+
+            prefix = "attributes/"
+            pictures = {key.removeprefix(prefix): image for key, image in images.items() if key.startswith(prefix)}
+            about["attributes"] = attribute_report_of(about["attributes"], pictures)
         about["predictions"] = {key: _mask(digits) for key, digits in about.get("predictions", {}).items()}
         return cls(**about)
 

@@ -247,7 +247,7 @@ def audit_attributes(
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
     if not isinstance(data, CutoutSet):
-        data = _read(data, masks, size)
+        data = read_pictures(data, masks, size)
     elif masks is not None or size is not None:
         raise InputError("masks, size", "given with a CutoutSet", "masks and size with a folder only")
     other = model if surrogate is None else surrogate
@@ -255,7 +255,11 @@ def audit_attributes(
     return attribute_report(model, suite, consistency=consistency, name=name, batch_size=batch_size, progress=progress)
 
 
-def _read(path: Path | str, masks: Path | str | None, size: int | None) -> CutoutSet:
+def read_pictures(path: Path | str, masks: Path | str | None = None, size: int | None = None) -> CutoutSet:
+    """The pictures of a folder of class folders, taken apart: with `masks`, images and masks; without, cut-outs with alpha.
+
+    As `audit_attributes` reads them: cut-outs are put before crops of a photograph. Raises InputError and MissingError.
+    """
     if masks is not None:
         return read_masked(path, masks, size=size)
     alone = read_cutouts(path, torch.full((3,), 0.5), size=size)

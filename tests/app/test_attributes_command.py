@@ -1,0 +1,150 @@
+"""`tutelage audit --suite attributes`: cut-outs, images with masks, emoji; rows and pictures in the audit's own report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.app.attributes import read_pictures, split_suites
+from tutelage.app.cli import run
+from tutelage.auditing import AuditResult
+from tutelage.core.errors import InputError
+from tutelage.methods.audit.imagenet_e import read_pictures as read
+
+FACTORY = """
+import torch
+from torch import nn
+from tutelage.models import from_function
+
+class Colours(nn.Module):
+    def forward(self, x):
+        tilt = x[:, 0] - x[:, 2]
+        red, blue = (torch.sigmoid(20 * (side * tilt - 0.7)).flatten(1).mean(1) for side in (1, -1))
+        return torch.stack([blue, red], 1) * 50
+
+def black_box():
+    net = Colours()
+    return from_function(lambda x: net(torch.from_numpy(x)).numpy())
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Blue and red squares: as cut-outs with alpha, as images with masks, and as images alone."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "net.py").write_text(FACTORY)
+    rng = np.random.default_rng(0)
+    for name, channel in (("blue", 2), ("red", 0)):
+        for kind in ("cutouts", "images", "masks"):
+            (folder / kind / name).mkdir(parents=True)
+        for i in range(8):
+            top, left = rng.integers(3, 9, 2)
+            cutout = np.zeros((24, 24, 4), np.uint8)
+            cutout[top : top + 12, left : left + 12, [channel, 3]] = 255
+            Image.fromarray(cutout).save(folder / "cutouts" / name / f"{i}.png")
+            alpha = cutout[..., 3:] / 255
+            image = alpha * cutout[..., :3] + (1 - alpha) * rng.integers(90, 160, (24, 24, 3))
+            Image.fromarray(image.astype(np.uint8)).save(folder / "images" / name / f"{i}.png")
+            Image.fromarray(cutout[..., 3]).save(folder / "masks" / name / f"{i}.png")
+    np.savez(folder / "test.npz", image=np.zeros((4, 24, 24, 3), np.uint8), label=np.arange(4) % 2)
+    return folder
+
+
+def audit(*options: str, model: str = "net.py:Colours") -> list[str]:
+    return ["audit", model, "--suite", "attributes", *options]
+
+
+def test_rows_and_pictures_are_in_the_same_report(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    options = ("--data", "cutouts", "--threats", "pgd-2:linf@0.02", "--no-curve", "--out", "out")
+    assert run(audit(*options)) == 0
+    shown = capsys.readouterr().out
+    assert "drop by size-5-percent" in shown
+    assert "drop, average" in shown
+    about = json.loads((place / "out" / "audit.json").read_text())
+    rows = {row["name"]: row for row in about["rows"] if row["category"] == "attribute"}
+    assert len(rows) == 11
+    assert rows["position"]["n"] == about["rows"][0]["n"] == 16
+    assert about["attributes"]["model"]["sha256"] == about["model"]["sha256"]
+    page = (place / "out" / "report.html").read_text()
+    for said in (
+        "Top-1 drop of each edit",
+        "Accuracy under each threat",
+        "Drop by class",
+        "pgd-2:linf@0.02",
+        "with_attributes",
+    ):
+        assert said in page
+    back = AuditResult.load(place / "out")
+    assert back.attributes is not None
+    assert back.row("attribute", "position").value == pytest.approx(back.attributes.row("position").drop / 100)
+    assert "Edits of one attribute of the object cost" in page
+    assert back.threats == ["linf@0.02 PGD-2"]
+    again = back.save(place / "again")
+    assert again.read_bytes() == (place / "out" / "report.html").read_bytes()
+    for one in back.attributes.examples:
+        assert one.original.dtype == torch.uint8
+        assert one.original.shape == one.edited.shape == (3, 24, 24)
+    assert run(["report", "out", "--out", "written.html"]) == 0
+    assert (place / "written.html").read_bytes() == again.read_bytes()
+
+
+def test_images_with_masks_and_a_model_without_gradients(place, monkeypatch):
+    monkeypatch.chdir(place)
+    options = ("--data", "images", "--masks", "masks", "--n", "10", "--out", "masked")
+    assert run(audit(*options, model="net.py:black_box")) == 0
+    back = AuditResult.load(place / "masked")
+    assert back.data["n"] == 10
+    names = [row.name for row in back.rows if row.category == "attribute"]
+    assert len(names) == 10  # without the background that is made by gradients
+    assert not any("adversarial" in name for name in names)
+
+
+def test_n_draws_the_pictures_that_it_draws_of_images(place):
+    whole = read(place / "cutouts")
+    part = read_pictures(str(place / "cutouts"), None, 0, 6)
+    assert torch.equal(part.images.images, whole.images.split_off(6, split=whole.split)[1].images)
+    assert len(read_pictures(str(place / "cutouts"), None, 0, 0)) == 16
+
+
+def test_emoji_come_with_their_masks():
+    pictures = read_pictures("emoji", None, 32, 12)
+    assert len(pictures) == 12
+    assert pictures.alpha.shape == (12, 1, 32, 32)
+    assert pictures.split == "test"
+    assert len(pictures.classes) == 7
+
+
+WRONG = {
+    "data without masks": (audit("--data", "test.npz"), "data: got test.npz, which holds no masks, wanted pictures with masks"),
+    "images without alpha": (audit("--data", "images"), "blue/0.png without alpha, wanted pictures with masks"),
+    "no such folder": (audit("--data", "nowhere"), "there is no folder nowhere"),
+    "no such masks": (audit("--data", "images", "--masks", "nowhere"), "masks: there is no folder nowhere"),
+    "masks of emoji": (audit("--data", "emoji", "--masks", "masks"), "masks: got masks, wanted none with emoji"),
+    "attributes twice": (audit("--data", "cutouts", "--suite", "attributes"), "attributes twice"),
+    "masks alone": (["audit", "net.py:Colours", "--data", "images", "--masks", "masks"], "with --suite attributes only"),
+    "unknown suite": (audit("--data", "cutouts", "--suite", "attribute"), "got attribute, wanted"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_told_in_one_sentence(case, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    command, message = WRONG[case]
+    assert run([*command, "--out", "never"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (place / "never").exists()
+
+
+def test_suites_are_told_apart():
+    assert split_suites(["corruptions@3", "attributes"], None, "cutouts") == (["corruptions@3"], True)
+    assert split_suites(None, None, "test.npz") == ([], False)
+    with pytest.raises(InputError, match="masks"):
+        split_suites(["fog"], Path("masks"), "images")
