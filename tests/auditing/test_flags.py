@@ -27,7 +27,7 @@ from tutelage.core.rng import generator, seeded
 from tutelage.data.images import ImageSet
 from tutelage.models import from_sklearn
 from tutelage.models.cnn import SmallCNN
-from tutelage.threats import APGD, FGSM, L2, PGD, Linf, Square, Suite
+from tutelage.threats import APGD, FGSM, L2, PGD, Linf, Randomised, Square, Suite
 from tutelage.threats.budgets import L1, Budget
 from tutelage.threats.objectives import margin
 from tutelage.threats.targeted import TargetedAPGD
@@ -367,10 +367,12 @@ def test_a_note_changes_no_status():
 def test_a_random_model_that_is_attacked_as_one_is_noted_only():
     quiet = Net(after=lambda z: z + 0.02 * torch.randn_like(z))
     with seeded(1):
-        plain, averaged = (audited(quiet, PGD(Linf(EPS), steps=20, eot=eot)) for eot in (1, 10))
+        plain, averaged = (audited(quiet, PGD(Linf(EPS), steps=8, eot=eot)) for eot in (1, 10))
+    voted = audited(Randomised(quiet, draws=10), PGD(Linf(EPS), steps=8))
     assert "random-model" in slugs(plain)
-    assert slugs(averaged) == set()
-    assert averaged.notes
+    for result in (averaged, voted):
+        assert slugs(result) == set()
+        assert "the model is random" in result.notes[0]
 
 
 def test_what_an_attack_says_is_a_flag_but_for_zero_gradients():
@@ -419,7 +421,12 @@ def test_a_flag_marks_the_numbers_that_it_concerns(tmp_path):
     assert about["flags"][0]["slug"] == "not-saturated"
     assert about["flags"][0]["run_next"]
     page = (tmp_path / "audit" / "report.html").read_text()
-    for said in ("Signs of attacks that fail", "docs/flags/not-saturated.md", '<span class="tag">unreliable</span>'):
+    marked = (
+        '<span class="tag">unreliable</span>',
+        "Unreliable: do not rely on the marked numbers",
+        "Run next: linf@0.08 (the standard",
+    )
+    for said in ("Signs of attacks that fail", "docs/flags/not-saturated.md", *marked):
         assert said in page
     cells = [str(cell) for cell in audit_table({"net": result}).columns[1]._cells]
     assert [("unreliable" in cell) for cell in cells] == [False, True, True, False, False]

@@ -383,7 +383,7 @@ def _sanity(model: nn.Module, images: ImageSet, suites: Sequence[Suite], force: 
         raise AuditError(
             f"{flag.seen}, whose gradients vanish: return logits, or pass force=True (--force) to audit it as it is"
         )
-    flags += [flag, checks.random_model(first, again, suites), checks.optimises(calls, len(x))]
+    flags += [flag, checks.random_model(model, first, again, suites), checks.optimises(calls, len(x))]
     flags.append(checks.more_outputs(first.shape[1], len(images.classes), len(images)))
     if any(checks.gradient_attacks(suite) for suite in suites):
         _has_gradient(model, x[:2])

@@ -54,6 +54,7 @@ from tutelage.threats.black_box import UPPER_BOUND
 from tutelage.threats.budgets import L1, L2, Budget, Linf
 from tutelage.threats.engine import PGD, Attack
 from tutelage.threats.objectives import AttackBatch, margin
+from tutelage.threats.randomised import Randomised
 from tutelage.threats.suite import Suite
 from tutelage.threats.targeted import TargetedAPGD
 
@@ -67,7 +68,7 @@ STEP = 1 / 8  # of eps: a step of PGD-20
 PROMISE = 0.25  # share of the first-order term that the loss must rise by
 RISE = 0.25  # of what the attacks gained; more with twice the steps means that they had not ended
 RANGE_STEPS = 20
-EOT = 10  # passes averaged, from which on a random model is attacked as one
+EOT = 10  # draws averaged, from which on a random model is attacked as one
 
 # flags of the model that concern every number, not only those under threats
 EVERYWHERE = ("random-model", "buffers-changed", "chance-accuracy")
@@ -108,23 +109,27 @@ class Flag:
 # ------------------------------------------------------------------------------------------------------- of the model
 
 
-def random_model(first: Tensor, again: Tensor, suites: Sequence[Suite]) -> Flag | None:
-    """The same inputs give other logits, (B, classes), when they are given again."""
-    change = (first - again).abs()
+def random_model(model: nn.Module, first: Tensor, again: Tensor, suites: Sequence[Suite]) -> Flag | None:
+    """The same inputs give other logits, (B, classes), when they are given again.
+
+    A note where what is attacked is a mean: of the model's draws (`Randomised`), or of the gradients of all searches (eot).
+    """
     if torch.allclose(first, again, atol=1e-4, rtol=1e-4):
         return None
+    change = float((first - again).abs().max())
     turned = int((first.argmax(1) != again.argmax(1)).sum())
     searches = [attack for suite in suites for attack in gradient_attacks(suite)]
     averaged = bool(searches) and all(getattr(attack, "eot", 1) >= EOT for attack in searches)
-    seen = f"the model is random: the same input gave logits that differ by up to {float(change.max()):.3g}"
+    averaged |= any(isinstance(module, Randomised) and module.draws >= EOT for module in model.modules())
     return Flag(
         "random-model",
-        f"{seen}, and other answers for {turned} of {len(first)} samples",
+        f"the model is random: the same input gave logits that differ by up to {change:.3g}, and other answers for {turned} of "
+        f"{len(first)} samples",
         len(first),
-        "a draw may break a sample or hide a gradient by luck, and another run gives another number",
-        f"PGD(budget, steps=50, eot={2 * EOT}), and the audit with several seeds"
-        if not averaged
-        else "the audit with several seeds",
+        "a draw may break a sample or hide a gradient by luck, and other draws give another number",
+        "the audit with several seeds"
+        if averaged
+        else f"the audit of threats.Randomised(model, draws={2 * EOT}), with several seeds",
         unreliable=not averaged,
     )
 
