@@ -52,7 +52,8 @@ class Kin(nn.Module):
         return x.flatten(1) @ self.weight[: x[0].numel()].to(x)
 
 
-STEPS, RESTARTS, QUERIES = 4, 2, 60
+STEPS, RESTARTS = 4, 2
+QUERIES = 80  # a first broken point, the bisection towards it, and one step along the border
 ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "FGSM": FGSM,
     "PGD CE": lambda budget: PGD(budget, STEPS, restarts=RESTARTS),
@@ -64,7 +65,7 @@ ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "FMN": lambda budget: FMN(budget, 3 * STEPS, restarts=RESTARTS, bisections=5),
     "targeted APGD": lambda budget: TargetedAPGD(budget, STEPS, targets=2, candidates=2),
     "Square": lambda budget: Square(budget, queries=STEPS, restarts=RESTARTS),
-    "Decision": lambda budget: Decision(budget, QUERIES, restarts=RESTARTS),
+    "Decision": lambda budget: Decision(budget, QUERIES),
     "Transfer": lambda budget: Transfer(budget, Kin(), STEPS, looks=2, restarts=RESTARTS),
     "APGD margin": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=margin),
 }
@@ -361,7 +362,7 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
         if name == "Decision":  # what a sample has not the queries left to finish it does not begin
             wrong = int(broken_from_start(name, case).sum())
             spent = all_of_it.forward - n
-            assert (n - wrong) * RESTARTS * (QUERIES // 4) <= spent <= (n - wrong) * RESTARTS * QUERIES
+            assert (n - wrong) * QUERIES // 2 <= spent <= (n - wrong) * QUERIES
             assert retired.forward <= all_of_it.forward
             assert all_of_it.backward == 0
             return

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tutelage.auditing.audit import audit
 from tutelage.core.errors import InputError
+from tutelage.models.black_box import from_function
 from tutelage.threats import FMN, L1, L2, Budget, Linf, margin
 from tutelage.threats.asked import Asked
 from tutelage.threats.decision import Decision, zero_one
@@ -289,6 +291,28 @@ def test_how_far_a_first_point_may_be_without_bounds() -> None:
     near, far = (Decision(L2(0.1), queries=100, bounds=None, reach=reach) for reach in (0.9, 4.0))
     assert not math.isfinite(float(near.distances(Border(), x, y, seeded()).distance))
     assert float(far.distances(Border(), x, y, seeded()).distance) < 1.3
+
+
+def test_nan_is_no_label() -> None:
+    class Cliff(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([torch.zeros_like(x), torch.where(x > 0.9, torch.nan, x - 1)], 1)
+
+    for budget in (Linf(0.1), L2(0.1)):
+        with pytest.raises(InputError, match=r"^model: got NaN or infinity at a point of the search"):
+            Decision(budget, queries=100).run(Cliff(), torch.full((1, 1), 0.1), torch.tensor([0]), seeded())
+
+
+def test_a_function_that_gives_labels_is_audited_by_labels() -> None:
+    hidden, data = net(), torch.rand(40, 1, 8, 8, generator=seeded(3))
+    labels = hidden(data).argmax(1)
+    model = from_function(lambda x: hidden(x).argmax(1), gives="labels", classes=4, takes="torch")
+    attack = Decision(L2(1.0), queries=120)
+    result = audit(model, (data, labels), threats=[attack], curve=False)
+    (worst,) = [row for row in result.rows if row.name == "worst case"]
+    own = attack.run(hidden, data, labels, seeded())
+    assert worst.value == pytest.approx(1 - float(own.success.double().mean()), abs=0.15)  # other noise, the same search
+    assert worst.value < 0.9
 
 
 def test_zero_one_by_hand() -> None:

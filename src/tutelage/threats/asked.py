@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tutelage.core.errors import InputError
 from tutelage.threats.budgets import Budget
 from tutelage.threats.engine import Attack, AttackResult
 from tutelage.threats.objectives import AttackBatch
@@ -49,6 +50,8 @@ class Asked:
         for some, of in zip(torch.split(points, self.at_once), torch.split(rows, self.at_once), strict=True):
             part = self.part.take(of)
             outputs = self.model(some)
+            if not bool(torch.isfinite(outputs).all()):  # the argmax of NaN is a class like any other
+                raise InputError("model", "NaN or infinity at a point of the search", "finite logits")
             answers.append(self.attack.accept(outputs, part))
             losses.append(self.attack.objective(outputs, part))
         self.found.forward += len(points)

@@ -86,7 +86,7 @@ class Transfer(Attack):
         target, *own = (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(3))
         x = torch.rand(8, 1, 8, 8)
         y = target(x).argmax(1)
-        attack = Transfer(Linf(0.1), MeanLogits(own), looks=2)
+        attack = Transfer(Linf(0.3), MeanLogits(own), looks=2)
         result = attack.run(target, x, y, torch.Generator().manual_seed(0))
         print(result.success, result.forward, result.surrogate_backward)
     """
