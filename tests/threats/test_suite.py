@@ -23,6 +23,7 @@ from tutelage.threats import (
     Attack,
     AttackBatch,
     AttackResult,
+    Decision,
     Linf,
     Square,
     Suite,
@@ -357,6 +358,7 @@ def test_one_attack_by_name() -> None:
         "targeted-apgd-30": ("T9-APGD-30", TargetedAPGD(L2(0.5), steps=30)),
         "fmn-60": ("FMN-60", FMN(L2(0.5), steps=60)),
         "square-700": ("Square-700", Square(L2(0.5), queries=700)),
+        "decision-80": ("Decision-80", Decision(L2(0.5), queries=80)),
     }
     for text, attack in named.items():
         assert parse_threat(f"{text}:l2@0.5").attacks == (attack,)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tutelage.core.errors import InputError
 from tutelage.threats.apgd import APGD
 from tutelage.threats.budgets import Budget, parse_budget
+from tutelage.threats.decision import Decision
 from tutelage.threats.engine import FGSM, PGD, Attack
 from tutelage.threats.minimal import FMN
 from tutelage.threats.square import Square
@@ -21,6 +22,7 @@ COUNTED: dict[str, Callable[[Budget, int], Attack]] = {
     "targeted-apgd": lambda budget, count: TargetedAPGD(budget, steps=count),
     "fmn": lambda budget, count: FMN(budget, steps=count),
     "square": lambda budget, count: Square(budget, queries=count),
+    "decision": lambda budget, count: Decision(budget, queries=count),
 }
 
 
@@ -41,5 +43,5 @@ def parse_threat(text: str) -> Suite:
 
 
 def attack_name(kind: str, count: str) -> str:
-    known = {"square": "Square", "targeted-apgd": "T9-APGD"}
+    known = {"square": "Square", "decision": "Decision", "targeted-apgd": "T9-APGD"}
     return f"{known.get(kind, kind.upper())}-{count}"
