@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import tutelage
 from tutelage.core.errors import AuditError, InputError
-from tutelage.models import Normalized, from_function, is_differentiable
+from tutelage.models import Endpoint, Normalized, fingerprint, from_function, is_differentiable
 from tutelage.models.black_box import check_differentiable, to_logits
+from tutelage.teaching import Teacher
 from tutelage.threats import APGD, FGSM, FMN, PGD, Linf, Square, Suite
 
 X = torch.arange(12.0).reshape(3, 1, 2, 2) / 12
@@ -247,3 +248,39 @@ def test_answers_that_stop_being_numbers_stop_the_audit_and_keep_what_is_finishe
     again = call(tmp_path / "state")
     assert again.predictions == whole.predictions
     assert len(seen) > before
+
+
+def test_functions_and_addresses_are_told_apart() -> None:
+    def other(batch: np.ndarray) -> np.ndarray:
+        return -mean_of(batch)
+
+    models = [
+        from_function(mean_of),
+        from_function(other),
+        from_function(mean_of, classes=2),
+        from_function(len),
+        Endpoint("http://127.0.0.1:1/a"),
+        Endpoint("http://127.0.0.1:1/b"),
+    ]
+    assert len({fingerprint(model) for model in models}) == 6
+    assert fingerprint(from_function(mean_of)) == fingerprint(models[0])
+    assert fingerprint(nn.Sequential(models[0])) != fingerprint(nn.Sequential(models[1]))
+
+
+def test_a_teacher_may_be_a_black_box() -> None:
+    logits = Teacher(from_function(mean_of)).query(data()[0]).logits
+    assert torch.equal(logits, from_function(mean_of)(data()[0]))
+
+
+def test_a_module_of_the_users_own_says_so_itself() -> None:
+    class Elsewhere(Mean):
+        differentiable = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(mean_of(x.detach().numpy()))
+
+    assert not is_differentiable(Elsewhere())
+    with pytest.raises(InputError, match=r"Elsewhere, which gives no gradients"):
+        tutelage.audit(Elsewhere(), data(), threats=["pgd-2:linf@0.1"])
+    result = tutelage.audit(Elsewhere(), data(), threats=["linf@0.45"])
+    assert result.row("linf@0.45").value == 0.0

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,7 +25,7 @@ from torch import Tensor
 
 import tutelage
 from tutelage.core.errors import InputError
-from tutelage.models import from_sklearn, is_differentiable
+from tutelage.models import fingerprint, from_sklearn, is_differentiable
 from tutelage.threats import Linf, Square
 
 
@@ -162,3 +167,31 @@ def test_an_audit_of_a_pipeline() -> None:
     found = np.array(result.predictions["linf@0.1 Square-300"])
     assert not np.any(holds & ~found)  # what is certain holds
     assert holds.mean() <= found.mean() < result.clean_accuracy
+
+
+IDENTITY = """
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tutelage.models import fingerprint, from_sklearn
+x = np.arange(80.0).reshape(20, 4) % 7
+forest = make_pipeline(StandardScaler(), RandomForestClassifier(3, random_state=0)).fit(x, np.arange(20) % 2)
+print(fingerprint(from_sklearn(forest)))
+"""
+
+
+def test_a_fingerprint_is_that_of_what_was_fitted() -> None:
+    """Two models without a single tensor are told apart, and one is the same in another process."""
+    one, same, other = (LogisticRegression(C=c).fit(FLAT, Y.numpy()) for c in (1.0, 1.0, 0.5))
+    assert fingerprint(from_sklearn(one)) == fingerprint(from_sklearn(same))
+    assert fingerprint(from_sklearn(one)) != fingerprint(from_sklearn(other))
+    assert fingerprint(from_sklearn(one)) != fingerprint(from_sklearn(one, method="predict"))
+    here = io.StringIO()
+    with contextlib.redirect_stdout(here):
+        exec(IDENTITY, {})
+    command, changed = [sys.executable, "-c", IDENTITY], {**os.environ, "PYTHONHASHSEED": "7"}
+    there = subprocess.run(command, capture_output=True, text=True, check=True, env=changed)
+    assert here.getvalue() == there.stdout
+    lambdas = make_pipeline(FunctionTransformer(lambda a: a), LogisticRegression()).fit(FLAT, Y.numpy())
+    assert len(fingerprint(from_sklearn(lambdas))) == 64

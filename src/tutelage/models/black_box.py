@@ -7,6 +7,7 @@ difference of two of them, which a margin objective climbs, does not die out whe
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -56,6 +57,10 @@ class BlackBox(nn.Module):
         """Logits (B, classes), float32, of x (B, ...)."""
         raise NotImplementedError
 
+    def identity(self) -> str:
+        """What stands for its weights in a fingerprint; the same in every process."""
+        return repr(self)
+
 
 class Function(BlackBox):
     """A function of arrays as a model; see `from_function`."""
@@ -81,6 +86,15 @@ class Function(BlackBox):
             wanted = f"{self.gives} of a {self.takes} batch of shape {tuple(x.shape)}"
             raise InputError("model", f"{name} raising {type(error).__name__}: {error}", wanted) from error
         return to_logits(answer, len(x), self.gives, self.classes)
+
+    def identity(self) -> str:
+        own = getattr(self.f, "identity", None)
+        if own is not None:
+            return f"{self!r} {own()}"
+        try:
+            return f"{self!r} {inspect.getsource(self.f)}"
+        except (TypeError, OSError):  # an object, a builtin, typed into an interpreter
+            return repr(self)
 
     def extra_repr(self) -> str:
         return f"{name_of(self.f)}, gives={self.gives!r}, classes={self.classes}, takes={self.takes!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
+import joblib  # type: ignore[import-untyped]  # scikit-learn stands on it
 import numpy as np
 
 from tutelage.core.checks import check_callable, check_choice, check_integer
@@ -96,6 +97,13 @@ class _Asked:
         placed = np.broadcast_to(lowest, (len(images), self.count)).astype(np.float64)
         placed[:, self.columns] = answer
         return _agreed(placed, self._labels(inputs, len(images))) if self.votes else placed
+
+    def identity(self) -> str:
+        """A hash over all that was fitted."""
+        try:
+            return str(joblib.hash(self.estimator))
+        except Exception:  # what holds a lambda cannot be hashed; libraries that only look like scikit-learn may raise anything
+            return ""
 
     def _labels(self, inputs: Any, n: int) -> np.ndarray:
         answer = np.asarray(self.estimator.predict(inputs))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors, write_atomic
 from tutelage.models.adapters import Wrapper
+from tutelage.models.black_box import BlackBox
 from tutelage.models.checks import wrapper_for
 from tutelage.models.remote import Endpoint
 from tutelage.models.sharding import gathered, load_gathered
@@ -174,5 +175,9 @@ def save_weights(model: nn.Module, path: Path | str) -> None:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 of a model's state: names, shapes, dtypes and values."""
-    return sha256_tensors(gathered(dict(model.state_dict())))
+    """SHA-256 of a model's state: names, shapes, dtypes and values; where it only answers, what it says of itself."""
+    state = gathered(dict(model.state_dict()))
+    for name, module in model.named_modules():
+        if isinstance(module, BlackBox):
+            state[f"{name} identity"] = torch.tensor(list(module.identity().encode()), dtype=torch.uint8)
+    return sha256_tensors(state)
