@@ -123,9 +123,9 @@ def audit(
         images = images.split_off(n, split=images.split)[1]
     masks = _masks(slices or {}, len(images))
     natural = _natural(images, corruptions, baseline, shifts or {})
-    about = {"name": name or type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())}
-    sha256 = fingerprint(model)
-    model, flags = _sanity(model, images, suites, force)
+    given = model
+    model, flags = _sanity(given, images, suites, force)
+    sha256 = fingerprint(given)
     random = any(flag.slug == "random-model" for flag in flags)
     for shifted in natural.shifts.values():
         _fits(model, shifted)
@@ -188,7 +188,11 @@ def audit(
             "curve": f"PGD-20 on cross-entropy, then on the margin; at most {CURVE_SAMPLES} samples" if sweeps else "none",
             **natural.settings,
         },
-        model={**about, "sha256": sha256},
+        model={
+            "name": name or type(given).__name__,
+            "parameters": sum(p.numel() for p in given.parameters()),
+            "sha256": sha256,
+        },
         data={**images.describe(), "classes": len(images.classes)},
         environment=environment(str(device_of(model))),
         seconds=time.monotonic() - start,

@@ -9,7 +9,7 @@ An attack that fails says little about the model. The field has learned what a f
 
 Survivors are the samples that are classified right and that no attack of the threat broke: only they can be counted as robust
 by mistake. The checks look at up to 128 of them, drawn by the audit's seed. With L the margin, g its gradient at the clean
-input x, B(eps) the budget, and k of n samples as lower end lo(k, n) of Wilson's 95 % interval:
+input x, B(eps) the budget, and lo(k, n) the lower end of Wilson's 95 % interval of k >= 2 in n samples:
 
     zero gradients      lo(#{g = 0}, n) > 1 %                                                                       (1)
     shattered           lo(#{L(x + d) - L(x) < <g, d> / 4}, n) > 10 %,  d one step of length eps / 8 along g        (2)
@@ -18,7 +18,7 @@ input x, B(eps) the budget, and k of n samples as lower end lo(k, n) of Wilson's
     eps -> range        lo(#{unbroken by 20 steps in B(the range of inputs)}, 64) > 5 %                             (5)
 
 A flag of a model or a threat makes its numbers unreliable; a note only tells something. Cost of a threat: about twice the steps
-of one of its attacks, on 128 samples, 20 steps on 64, and five passes.
+of one of its attacks, on 128 samples, 20 steps on 64, and eight passes.
 
 Example::
 
@@ -60,7 +60,7 @@ from tutelage.threats.targeted import TargetedAPGD
 
 SAMPLES = 128  # survivors that are looked at
 RANGE_SAMPLES = 64  # of them, for (5)
-LEAST = 5  # survivors; of fewer nothing is said
+LEAST, LEAST_SHARE = 5, 0.02  # survivors, and of all samples; of fewer nothing is said, as the number is low anyway
 RARE = 0.01  # share that (1), (3) and (4) forgive
 SHATTERED = 0.1
 IN_RANGE = 0.05
@@ -284,8 +284,6 @@ def shattered_gradients(survivors: Survivors) -> Flag | None:
     promise = (step * grad).flatten(1).sum(1)
     told = promise > 1e-5 * (1 + value.abs())  # less is lost in rounding
     n = int(told.sum())
-    if n < LEAST:
-        return None
     rise = survivors.margins(survivors.x + step) - value
     k = int((rise < PROMISE * promise)[told].sum())
     if not beyond(k, n, SHATTERED):
@@ -312,7 +310,7 @@ def black_box_better(suite: Suite, threat: str, stages: dict[str, Tensor]) -> Fl
             searched, before, broken = True, stages[name], 0
         elif searched and before is not None:
             broken = int((stages[name] & ~before).sum())
-    if before is None or not beyond(broken, left := int((~before).sum()), RARE):
+    if before is None or few(left := int((~before).sum()), len(before)) or not beyond(broken, left, RARE):
         return None
     return Flag(
         "black-box-better",
@@ -433,7 +431,7 @@ def threat_flags(
     if not random and measured.stages:
         found.append(black_box_better(suite, threat, measured.stages))
     survivors = _survivors(model, images, suite, threat, measured, seed, batch_size)
-    if gradient_attacks(suite) and len(survivors) >= LEAST:
+    if gradient_attacks(suite) and not few(int((~measured.broken).sum()), n):
         found.append(zero_gradients(survivors))
         found.append(range_not_reached(survivors))
         if not random:
@@ -467,9 +465,14 @@ def gradient_attacks(suite: Suite) -> list[Any]:
     return [attack for _, attack in suite.attacks if needs_gradients(attack)]
 
 
+def few(left: int, n: int) -> bool:
+    """Whether so few of n samples are left that nothing is to be said of them."""
+    return left < max(LEAST, LEAST_SHARE * n)
+
+
 def beyond(k: int, n: int, share: float) -> bool:
-    """Whether k of n is more than a share beyond chance: the lower end of Wilson's interval is above it."""
-    return n > 0 and k > 0 and wilson(k, n).lo > share
+    """Whether k of n is more than a share beyond chance: at least two, and the lower end of Wilson's interval is above it."""
+    return n >= k > 1 and wilson(k, n).lo > share
 
 
 def of(k: int, n: int) -> str:
