@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.core.errors import InputError
 from tutelage.core.rng import generator, seeded
-from tutelage.guarantees.bounds import Box, data_box, ibp_bounds, margin_rows, output_box, propagate
+from tutelage.guarantees.bounds import Box, data_box, ibp_bounds, margin_box, margin_rows, output_box, propagate
 from tutelage.guarantees.layers import Activation, Affine, Sum, layers_of
 from tutelage.models import SmallCNN, resnet
 from tutelage.threats import PGD, AttackBatch, Linf
@@ -163,6 +163,38 @@ def test_rows_are_a_composed_last_layer():
         want = ibp_bounds(composed, lower[i : i + 1], upper[i : i + 1])
         torch.testing.assert_close(lb[i : i + 1], want[0], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(ub[i : i + 1], want[1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_norm_is_folded_where_nothing_else_sees_its_input():
+    net = mixed(nn.ReLU())
+    graph = layers_of(net, torch.rand(2, 1, 13, 13))
+    assert [layer.name for layer in graph.layers if layer.name in ("first", "norm")] == ["first"]
+    assert graph.batch_norms == (net.norm,)
+
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.fc(x)
+            return h + self.norm(h)
+
+    assert [layer.name for layer in layers_of(Seen().eval(), torch.rand(2, 3)).layers] == ["input", "fc", "norm", "add"]
+
+
+@pytest.mark.parametrize("pairs", [0, 32])
+@pytest.mark.parametrize("outward", [False, True])
+def test_margins_are_rows_of_the_outputs(monkeypatch: pytest.MonkeyPatch, pairs: int, outward: bool):
+    monkeypatch.setattr("tutelage.guarantees.bounds.PAIRS", pairs)
+    net, y = mlp(4, 9, 5), torch.tensor([2, 0, 4])
+    lower, upper = data_box(torch.rand(3, 4, generator=generator(0)), 0.1)
+    graph = layers_of(net, lower)
+    boxes = propagate(graph, Box.between(lower, upper, outward), outward=outward)
+    found = margin_box(graph, boxes, y, outward=outward).ends(outward)
+    want = ibp_bounds(net, lower, upper, margin_rows(y, 5), outward=outward)
+    torch.testing.assert_close(found[0], want[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[1], want[1], atol=1e-5, rtol=1e-4)
 
 
 def test_margin_rows_by_hand():

@@ -28,6 +28,7 @@ from tutelage.core.errors import InputError
 from tutelage.guarantees.layers import Activation, Affine, Kind, Layer, LayerGraph, MaxPool, Statistics, Sum, layers_of
 
 # GELU falls from 0 to its least value and rises from there; the value is rounded down
+PAIRS = 32  # classes up to which all pairs of them are bounded at once
 GELU_ARGMIN, GELU_MIN = -0.7517915, -0.1699713
 
 
@@ -101,6 +102,10 @@ def step(layer: Layer, boxes: Sequence[Box], *, outward: bool, statistics: Stati
             radius = radius * (1 + 4 * _eps(radius)) + 2 * _eps(radius) * (first.size + second.size)
         return Box(center, radius)
     lower, upper = boxes[layer.inputs[0]].ends(outward)
+    if isinstance(layer, Activation) and layer.kind == "relu" and not outward:
+        lower, upper = lower.relu_(), upper.relu_()  # in place, as nobody else has them: passes over memory are what IBP costs
+        center = (lower + upper).mul_(0.5)
+        return Box(center, center - lower)
     if isinstance(layer, MaxPool):
         return Box.between(layer.pool(lower), layer.pool(upper), outward)
     assert isinstance(layer, Activation)
@@ -150,23 +155,44 @@ def output_box(
     """The box of C z, (B, M), for rows C and outputs z; without rows of z itself. C is folded into a last linear layer."""
     if rows is None:
         return boxes[-1]
-    layer = graph.layers[-1]
+    layer, box = graph.layers[-1], boxes[-1]
+    weight = bias_size = shift = None
+    folded, terms = rows, rows.shape[-1] + 4
     if isinstance(layer, Affine) and layer.is_matrix:
         weight, bias = layer.parameters(statistics)
         assert weight is not None
         folded, box = rows @ weight, boxes[layer.inputs[0]]
-        shift = None if bias is None else rows @ bias
-    else:
-        weight, bias, folded, shift, box = None, None, rows, None, boxes[-1]
-    center = (folded @ box.center.unsqueeze(-1)).squeeze(-1)
-    radius = (folded.abs() @ box.radius.unsqueeze(-1)).squeeze(-1)
-    if outward:
-        g = 2 * rounding(box.center.shape[1] + rows.shape[-1] + 4, center)
-        mass = rows.abs() if weight is None else rows.abs() @ weight.abs()
-        radius = radius + g * (mass @ box.size.unsqueeze(-1)).squeeze(-1)
         if bias is not None:
-            radius = radius + g * (rows.abs() @ bias.abs())
+            shift, bias_size = rows @ bias, layer.sizes(statistics)[1]
+        terms += layer.terms
+    center, radius = _rows_times(folded, box.center), _rows_times(folded.abs(), box.radius)
+    if outward:
+        g = 2 * rounding(terms, center)
+        mass = rows.abs() if weight is None else rows.abs() @ weight.abs()
+        radius = radius + g * _rows_times(mass, box.size)
+        if bias_size is not None:
+            radius = radius + g * (rows.abs() @ bias_size)
     return Box(center if shift is None else center + shift, radius)
+
+
+def _rows_times(rows: Tensor, z: Tensor) -> Tensor:
+    """(M, n) or (B, M, n) times z (B, n): (B, M)."""
+    return z @ rows.T if rows.dim() == 2 else (rows @ z.unsqueeze(-1)).squeeze(-1)
+
+
+def margin_box(
+    graph: LayerGraph, boxes: Sequence[Box], y: Tensor, *, outward: bool = True, statistics: Statistics | None = None
+) -> Box:
+    """The box of the margins z_y - z_j, (B, K - 1): `output_box` of `margin_rows`, cheaper where there are few classes."""
+    classes = graph.layers[-1].shape[0]
+    if classes > PAIRS:
+        return output_box(graph, boxes, margin_rows(y, classes).to(boxes[-1].center), outward=outward, statistics=statistics)
+    # all ordered pairs for all samples are one matrix product; each sample takes those of its label
+    labels = torch.arange(classes, device=y.device)
+    rows = margin_rows(labels, classes).to(boxes[-1].center).flatten(0, 1)
+    every = output_box(graph, boxes, rows, outward=outward, statistics=statistics)
+    place = (y[:, None] * (classes - 1) + labels[:-1]).long()
+    return Box(every.center.gather(1, place), every.radius.gather(1, place))
 
 
 def margin_rows(y: Tensor, classes: int) -> Tensor:

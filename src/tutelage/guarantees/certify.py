@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tutelage.core.checks import check_integer, check_number
 from tutelage.core.errors import InputError
 from tutelage.core.progress import QUIET, Progress
-from tutelage.guarantees.bounds import data_box, ibp_bounds, margin_rows
+from tutelage.guarantees.bounds import Box, data_box, margin_box, margin_rows, propagate
 from tutelage.guarantees.layers import LayerGraph, layers_of
 from tutelage.guarantees.linear_bounds import crown_bounds
 from tutelage.guarantees.milp import decide
@@ -132,7 +132,7 @@ def certify(
                             decided[part] = i
                         broken[part] = decision.status == "broken"
                     else:
-                        found = lower_margin(graph, x[part], y[part], eps, stage, classes, bounds)
+                        found = lower_margin(graph, x[part], y[part], eps, stage, bounds)
                         margins[part] = torch.maximum(margins[part], found)
                         decided[part[found > 0]] = i
                     task.advance(len(part))
@@ -145,13 +145,13 @@ def lower_margin(
     y: Tensor,
     eps: float | Tensor,
     by: str = "ibp",
-    classes: int | None = None,
     bounds: tuple[float, float] | None = (0.0, 1.0),
 ) -> Tensor:
     """The proved lower bound (B,) of the margin z_y - max z_j over the ball; by "ibp", "crown-ibp" or "crown"."""
     graph = layers_of(graph, x)
-    rows = margin_rows(y, classes or graph.layers[-1].shape[0]).to(x)
     lower, upper = data_box(x, eps, bounds)
     if by == "ibp":
-        return ibp_bounds(graph, lower, upper, rows)[0].amin(1)
+        boxes = propagate(graph, Box.between(lower, upper, outward=True))
+        return margin_box(graph, boxes, y).ends(True)[0].amin(1)
+    rows = margin_rows(y, graph.layers[-1].shape[0]).to(x)
     return crown_bounds(graph, lower, upper, rows, refine=by == "crown")[0].amin(1)

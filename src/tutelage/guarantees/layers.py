@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -52,7 +52,8 @@ class Affine(Layer):
     apply(z, weight, bias): the map on (N, *in) with any weight and bias of its shapes, so that |W| and W alone are at hand.
     parameters(statistics): (weight, bias) as they are now. transpose(a, weight): a (N, *out) -> a W, (N, *in).
     terms: the most products in one sum, forward or backward: what rounding errors grow with. is_matrix: F.linear on a
-    flat input, whose weight is the matrix W itself.
+    flat input, whose weight is the matrix W itself. by_channel: the first side of the weight is that of the output, so that a
+    BatchNorm behind it can be folded into it. bias_size: of a bias that is a sum, the sum of the sizes of its terms.
     """
 
     apply: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
@@ -60,6 +61,7 @@ class Affine(Layer):
     transpose: Callable[[Tensor, Tensor | None], Tensor]
     terms: int
     is_matrix: bool = False
+    by_channel: bool = False
     bias_size: Callable[[Statistics | None], Tensor] | None = None
 
     def sizes(self, statistics: Statistics | None = None) -> tuple[Tensor | None, Tensor | None]:
@@ -232,7 +234,11 @@ class _Reader:
             if module.running_mean is None:
                 raise self._uncovered(node, "a BatchNorm without running statistics")
             self.batch_norms.append(module)
-            self._add(node, _batch_norm(name, place, shape, out, module))
+            norm, before = _batch_norm(name, place, shape, out, module), self.layers[place[0]]
+            if isinstance(before, Affine) and before.by_channel and len(node.all_input_nodes[0].users) == 1:
+                self.layers[place[0]], self.places[node] = _folded(before, norm), place[0]
+            else:
+                self._add(node, norm)
         elif type(module) is nn.MaxPool2d:
             if module.ceil_mode or module.return_indices:
                 raise self._uncovered(node, "a MaxPool2d with ceil_mode or return_indices")
@@ -354,7 +360,7 @@ def _linear(name: str, place: tuple[int, ...], shape: Shape, out: Shape, module:
         parameters=lambda _: (module.weight, module.bias),
         transpose=lambda a, w: a @ w,  # type: ignore[operator]
         terms=max(module.in_features, module.out_features),
-        is_matrix=len(shape) == 1,
+        is_matrix=len(shape) == 1, by_channel=len(shape) == 1,
     )  # fmt: skip
 
 
@@ -368,6 +374,7 @@ def _convolution(name: str, place: tuple[int, ...], shape: Shape, out: Shape, mo
         parameters=lambda _: (module.weight, module.bias),
         transpose=lambda a, w: back((len(a), *shape), w, a, **how),  # knows the output padding of odd sizes
         terms=max(module.in_channels, module.out_channels) // module.groups * math.prod(module.kernel_size),
+        by_channel=True,
     )  # fmt: skip
 
 
@@ -398,6 +405,29 @@ def _batch_norm(name: str, place: tuple[int, ...], shape: Shape, out: Shape, mod
         transpose=lambda a, w: a * w.reshape(wide),  # type: ignore[union-attr]
         terms=8, bias_size=bias_size,
     )  # fmt: skip
+
+
+def _folded(first: Affine, norm: Affine) -> Affine:
+    """A BatchNorm folded into the layer before it: one layer, and no pass over its outputs."""
+
+    def both(statistics: Statistics | None) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        (weight, bias), (scale, shift) = first.parameters(statistics), norm.parameters(statistics)
+        assert weight is not None
+        assert scale is not None
+        assert shift is not None
+        return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), bias, scale, shift
+
+    def parameters(statistics: Statistics | None) -> tuple[Tensor, Tensor]:
+        weight, bias, scale, shift = both(statistics)
+        return weight, shift if bias is None else torch.addcmul(shift, bias, scale)
+
+    def bias_size(statistics: Statistics | None) -> Tensor:
+        _, bias, scale, _ = both(statistics)
+        size = norm.sizes(statistics)[1]
+        assert size is not None
+        return size if bias is None else size + (bias * scale).abs()
+
+    return replace(first, parameters=parameters, terms=first.terms + norm.terms, bias_size=bias_size)
 
 
 def _scale(name: str, place: tuple[int, ...], shape: Shape, weight: Tensor | None, bias: Tensor | None) -> Affine:

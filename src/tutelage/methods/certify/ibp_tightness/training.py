@@ -23,7 +23,7 @@ from tutelage.core.rng import seeded
 from tutelage.data.checks import check_in_memory
 from tutelage.data.guard import refuse_test_data, training_only
 from tutelage.data.images import ImageSet
-from tutelage.guarantees.bounds import Box, data_box, margin_rows, output_box, propagate
+from tutelage.guarantees.bounds import Box, data_box, margin_box, propagate
 from tutelage.guarantees.certify import lower_margin
 from tutelage.guarantees.layers import LayerGraph, layers_of
 from tutelage.models.checks import check_inputs, check_labels
@@ -159,8 +159,7 @@ class CertifiedTraining:
             logits = model(x)
         clean = F.cross_entropy(logits, y)
         boxes = propagate(graph, self.box(x, x_adv), outward=False, statistics=statistics)
-        rows = margin_rows(y, logits.shape[1]).to(x)
-        lower = output_box(graph, boxes, rows, outward=False, statistics=statistics).lower
+        lower = margin_box(graph, boxes, y, outward=False, statistics=statistics).lower
         certified = certified_loss(lower)
         w = self.config.cert_weight
         loss = w * certified + (1 - w) * clean if w < 1 else certified
