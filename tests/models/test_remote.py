@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -270,6 +272,14 @@ def test_loopback_is_asked_without_a_proxy(service: Service, monkeypatch: pytest
 def test_bad_arguments(options: dict[str, Any], argument: str) -> None:
     with pytest.raises(InputError, match=f"^{argument}: "):
         Endpoint("http://127.0.0.1:9/", **options)
+
+
+def test_a_copy_and_one_in_another_process_answer_the_same(service: Service) -> None:
+    model = Endpoint(service.url, headers={"X-Key": "1"}, **QUICK)
+    wanted = model(X)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(X), wanted)
+        assert service.headers[-1]["X-Key"] == "1"
 
 
 def test_no_gradients(service: Service) -> None:

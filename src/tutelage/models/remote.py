@@ -24,6 +24,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -121,7 +122,6 @@ class Endpoint(BlackBox):
         self.batch_size, self.max_bytes, self.encode, self.decode = batch_size, max_bytes, encode, decode
         self.timeout, self.attempts, self.wait, self.total = timeout, attempts, wait, total
         self.requests = self.samples = self.retries = 0
-        self._opener = _opener(url)
 
     def answer(self, x: Tensor) -> Tensor:
         parts = [row for part in torch.split(x.cpu(), self.batch_size) for row in self._rows(part)]
@@ -180,7 +180,7 @@ class Endpoint(BlackBox):
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self._headers}
         request = urllib.request.Request(self._url, data=body, headers=headers, method="POST")
         try:
-            with self._opener.open(request, timeout=max(0.001, min(self.timeout, end - time.monotonic()))) as response:
+            with _opener(self._url).open(request, timeout=max(0.001, min(self.timeout, end - time.monotonic()))) as response:
                 content = self._read(response, end)
         except urllib.error.HTTPError as error:
             with error:
@@ -258,6 +258,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+@lru_cache(maxsize=16)  # not kept in the model: what it holds can be neither copied nor sent to another process
 def _opener(url: str) -> urllib.request.OpenerDirector:
     """http and https only, no redirects: a redirected POST would lose its body. The user's proxies, but not to loopback."""
     opener = urllib.request.OpenerDirector()
