@@ -367,11 +367,10 @@ def _sanity(model: nn.Module, images: ImageSet, suites: Sequence[Suite], force: 
 
     Returns the model to go on with, which is another only if its buffers must be put back (`force`).
     """
-    x, y = images[list(range(min(32, len(images))))]
-    x = x.to(device_of(model))
+    x = images[list(range(min(32, len(images))))][0].to(device_of(model))
     flags: list[Flag | None] = []
     try:
-        first, again, calls = _two_looks(model, x)
+        first, again, calls = _two_looks(model, x, images.labels)
     except ModelChanged as error:
         if not force:
             raise ModelChanged(
@@ -379,9 +378,7 @@ def _sanity(model: nn.Module, images: ImageSet, suites: Sequence[Suite], force: 
             ) from error
         flags.append(checks.buffers_changed(str(error).partition("; ")[0], len(x)))
         model = KeptBuffers(model)
-        first, again, calls = _two_looks(model, x)
-    check_labels(y, len(x), first.shape[1], name="label")
-    check_labels(images.labels, len(images), first.shape[1], name="label")
+        first, again, calls = _two_looks(model, x, images.labels)
     flag = checks.probabilities(first)
     if flag is not None and not force:
         raise AuditError(
@@ -394,11 +391,12 @@ def _sanity(model: nn.Module, images: ImageSet, suites: Sequence[Suite], force: 
     return model, [flag for flag in flags if flag is not None]
 
 
-def _two_looks(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """The logits of x, once and again, and how often the model called autograd meanwhile."""
+def _two_looks(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The logits of x, once and again, and how often the model called autograd meanwhile; labels: of the whole set."""
     with torch.no_grad(), evaluating(model):
         with checks.counting_autograd() as calls:
             first = run_model(model, x)
+        check_labels(labels, len(labels), first.shape[1], name="label")
         return first, run_model(model, x), calls[0]
 
 
