@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
-import joblib  # type: ignore[import-untyped]  # scikit-learn stands on it
 import numpy as np
 
 from tutelage.core.checks import check_callable, check_choice, check_integer
@@ -100,6 +99,8 @@ class _Asked:
 
     def identity(self) -> str:
         """A hash over all that was fitted."""
+        import joblib  # type: ignore[import-untyped]  # scikit-learn stands on it, and has loaded it
+
         try:
             return str(joblib.hash(self.estimator))
         except Exception:  # what holds a lambda cannot be hashed; libraries that only look like scikit-learn may raise anything
