@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tutelage.core.errors import InputError, QueryBudgetExceeded
+from tutelage.core.progress import Progress, Task
 from tutelage.guarantees.noise import BLOCK, GaussianNoise, Moments, PassBudget, Votes, monte_carlo
 
 NOISE = GaussianNoise(0.5, seed=3)
@@ -133,6 +137,30 @@ def test_the_budget_is_checked_before_a_pass_is_spent() -> None:
     with pytest.raises(QueryBudgetExceeded, match="60 of 100"):
         monte_carlo(model, torch.rand(3, 4), NOISE, draws=20, into=[Votes()], budget=budget)
     assert (budget.spent, model.passed) == (60, 60)
+
+
+class Told(Progress):
+    """A progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.total, self.done = 0.0, 0.0
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        self.total, outer = total, self
+
+        class Counter(Task):
+            def advance(self, amount: float = 1, note: str = "") -> None:
+                outer.done += amount
+
+        yield Counter()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_progress_counts_every_pass_once(batch_size: int) -> None:
+    progress = Told()
+    monte_carlo(nn.Flatten(), torch.rand(5, 3), NOISE, draws=10, into=[Votes()], batch_size=batch_size, progress=progress)
+    assert (progress.total, progress.done) == (50, 50)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.stats import empirical_bernstein, hoeffding
-from tutelage.guarantees.conformal import APS, HPS, RAPS, evaluate
+from tutelage.guarantees.conformal import APS, HPS, RAPS, Score, evaluate
 from tutelage.guarantees.noise import GaussianNoise, PassBudget
 from tutelage.methods.certify.rscp_plus import (
     PTT,
@@ -228,6 +228,43 @@ def test_every_score_lies_in_the_unit_interval() -> None:
     assert float(aps[:, 0, 1].std()) > 0.2
 
 
+class Gap(Score):
+    """A score of a user's own: half the gap between the largest probability and the label's, from 0 to 1/2."""
+
+    name = "gap"
+
+    def upper(self, classes: int) -> float:
+        return 0.5
+
+    def all(self, p: Tensor, u: Any = None) -> Tensor:
+        return (p.amax(1, keepdim=True) - p) / 2
+
+    def of(self, p: Tensor, y: Tensor, u: Any = None) -> Any:
+        raise AssertionError("not needed here")
+
+    within = of
+
+
+def test_a_score_of_ones_own_goes_in() -> None:
+    x, y = blobs(400, 11)
+    s = score(base=Gap(), draws=256, noise=GaussianNoise(0.1))
+    every, p = s.every(x[:5]), Nearest()(x[:5] + s.noise.fresh("test").draws((2,), 1)).softmax(1)
+    torch.testing.assert_close(every[0, 0], (p.max(1, keepdim=True).values - p)[0])
+    robust = RobustConformal(s, 0.02, 0.2, beta=0.01).calibrate(x[:200], y[:200])
+    report = evaluate(robust.predict(x[200:]), y[200:])
+    assert report.coverage > 0.8 - 3 * math.sqrt(0.16 / 200)
+    assert report.mean_size < 4
+
+    class Broken(Gap):
+        def all(self, p: Tensor, u: Any = None) -> Tensor:
+            return p * float("nan")
+
+    with pytest.raises(InputError, match="base"):
+        score(base=Broken()).moments(x[:5])
+    with pytest.raises(InputError, match="score"):
+        robust.save("nowhere")
+
+
 # coverage
 
 
@@ -273,6 +310,32 @@ def test_coverage_over_200_splits_clean_and_attacked() -> None:
             assert found[f"{name} bernstein", "clean"] >= 0.9 - binomial
             assert found[f"{name} bernstein", "attacked"] >= 0.9 - binomial
         assert found["plain none", "attacked"] < 0.9 - 2 * binomial
+
+
+def test_each_attack_raises_what_it_aims_at() -> None:
+    x, y = blobs(200, 12)
+    noise = GaussianNoise(0.25)
+    plain = score(draws=128, noise=noise)
+    own = y[:, None]
+    holdout = plain.holdout(x, y)
+    step = float(holdout.double().quantile(0.9))
+    share = plain.transformed(PTT.fit(holdout))
+    found = {}
+    for goal, at in (("mean", None), ("step", step)):
+        moved = attack_sets(
+            Nearest(), x, y, noise, eps=0.125, at=at, steps=10, draws=32, generator=torch.Generator().manual_seed(0)
+        )
+        assert float((moved - x).norm(dim=1).max()) <= 0.125 * 1.0001
+        assert 0 <= float(moved.min()) <= float(moved.max()) <= 1
+        found[goal] = {
+            "mean": float(plain.moments(moved).mean.gather(1, own).mean()),
+            "step": float(share.moments(moved).mean.gather(1, own).mean()),
+        }
+    clean = float(plain.moments(x).mean.gather(1, own).mean()), float(share.moments(x).mean.gather(1, own).mean())
+    assert found["mean"]["mean"] > clean[0] + 0.1
+    assert found["step"]["step"] > clean[1] + 0.05
+    assert found["mean"]["mean"] >= found["step"]["mean"] - 1e-3
+    assert found["step"]["step"] >= found["mean"]["step"] - 1e-3
 
 
 def test_coverage_on_exchangeable_data_over_200_repeats() -> None:
@@ -456,6 +519,8 @@ X, Y = blobs(60, 10)
         ("temperature", lambda: PTT.fit(torch.tensor([0.5]), temperature=0)),
         ("parts", lambda: PTT.fit(torch.tensor([0.5]), parts=("log",))),  # type: ignore[arg-type]
         ("y", lambda: score().holdout(X, Y[:3])),
+        ("at", lambda: attack_sets(Nearest(), X, Y, GaussianNoise(1.0), eps=0.1, generator=torch.Generator(), at=1.5)),
+        ("x", lambda: attack_sets(Nearest(), X * 3, Y, GaussianNoise(1.0), eps=0.1, generator=torch.Generator())),
         ("sigma", lambda: RCTConfig(eps=0.1, sigma=0.0)),
         ("temperature", lambda: RCTConfig(eps=0.1, sigma=0.1, temperature=-1)),
         ("config", lambda: RCTLoss(0.1)),  # type: ignore[arg-type]

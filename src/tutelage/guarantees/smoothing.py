@@ -181,9 +181,13 @@ class SmoothedModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, ...) -> log of the mean probabilities, (B, classes)."""
+        return self.log_probabilities(x).logsumexp(1) - math.log(len(self.noise))
+
+    def log_probabilities(self, x: Tensor) -> Tensor:
+        """x (B, ...) -> those of every draw, (B, draws, classes)."""
         logits = self.model((x.unsqueeze(1) + self.noise.to(x)).flatten(0, 1))
         log_p: Tensor = logits.log_softmax(1).reshape(len(x), len(self.noise), logits.shape[1])
-        return log_p.logsumexp(1) - math.log(len(self.noise))
+        return log_p
 
 
 def check_probability(argument: str, value: object) -> None:

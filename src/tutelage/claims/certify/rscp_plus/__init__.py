@@ -1,7 +1,8 @@
 """The claim of RSCP+: does the post-training transformation make provably robust prediction sets smaller, and do they hold?
 
 scikit-learn digits, L2 eps 0.25, sigma 0.5, 256 noise draws, 90 % coverage. A unit is a seed: it splits the 1,797 images
-into training data and a pool, trains a small net with Gaussian noise, and attacks the pool by PGD on the smoothed net.
+into training data and a pool, trains a small net with Gaussian noise, and attacks the pool by PGD on the smoothed net, once
+raising the mean score, once the share of draws above the step of PTT; the stronger attack counts.
 All arms of a unit share net, attack, noise and splits. Then, 200 times, the pool is cut into hold-out, calibration and test
 data. Only PTT needs the hold-out set; the other arms get it as further calibration data.
 
@@ -82,60 +83,58 @@ def cell(cell: Cell) -> Mapping[str, float]:
     x, y = pool[range(len(pool))]
     noise = GaussianNoise(config.sigma, seed=derive(cell.unit, "sets"))
     score = SmoothedScore(model, noise, arm.base, config.draws, progress=cell.progress)
-    # the attack knew other draws, so clean and attacked images may meet the same ones
-    clean, attacked = score.every(x), score.every(moved)
+    # the attacks knew other draws, so clean and attacked images may meet the same ones
+    scores = {"clean": score.every(x), **{goal: score.every(images) for goal, images in moved.items()}}
     sums: dict[str, float] = {}
     for number in range(config.holdouts):
         order = torch.randperm(len(pool), generator=generator(cell.unit, "hold-out", number))
         held_out, rest = order[: config.n_holdout], order[config.n_holdout :]
-        for name, value in _over_splits(arm, config, score, (x, y), (clean, attacked), held_out, rest, cell, number).items():
-            sums[name] = sums.get(name, 0.0) + value / config.holdouts
-    return {**sums, "error_under_noise": 100 * _error(clean, y)} if arm.base == "hps" else sums
+        transform = None
+        if arm.ptt is not None:
+            own = score.holdout(x[held_out], y[held_out], ids=held_out)
+            transform = PTT.fit(own, temperature=config.temperature, bias=1 - config.alpha, parts=arm.ptt)
+        moments = {name: _moments(every, transform) for name, every in scores.items()}
+        for split in range(config.splits):
+            order = rest[torch.randperm(len(rest), generator=generator(cell.unit, "split", number, split))]
+            calibration, test = order[: len(order) // 2], order[len(order) // 2 :]
+            if arm.ptt is None:  # who needs no hold-out set calibrates on it too
+                calibration = torch.cat([calibration, held_out])
+            for name, value in _of_split(arm, config, moments, y, calibration, test).items():
+                sums[name] = sums.get(name, 0.0) + value / config.holdouts / config.splits
+    strongest = min(moved, key=lambda goal: sums[f"coverage_{goal}"])
+    found = {
+        "mean_set_size": sums["size_clean"],
+        "coverage": 100 * sums["coverage_clean"],
+        "attacked_coverage": 100 * sums[f"coverage_{strongest}"],
+        "attacked_set_size": sums[f"size_{strongest}"],
+        "full": 100 * sums["full"],
+        **{f"attacked_coverage_{goal}": 100 * sums[f"coverage_{goal}"] for goal in moved},
+    }
+    if arm.base == "hps":  # share of images whose label has not the lowest mean score
+        found["error_under_noise"] = 100 * float((scores["clean"].mean(1).argmin(1) != y).double().mean())
+    return found
 
 
-def _over_splits(
+def _of_split(
     arm: Arm,
     config: Config,
-    score: SmoothedScore,
-    data: tuple[Tensor, Tensor],
-    scores: tuple[Tensor, Tensor],
-    held_out: Tensor,
-    rest: Tensor,
-    cell: Cell,
-    number: int,
+    moments: Mapping[str, tuple[Tensor, Tensor]],
+    y: Tensor,
+    calibration: Tensor,
+    test: Tensor,
 ) -> dict[str, float]:
-    x, y = data
-    transform = None
-    if arm.ptt is not None:
-        own = score.holdout(x[held_out], y[held_out], ids=held_out)
-        transform = PTT.fit(own, temperature=config.temperature, bias=1 - config.alpha, parts=arm.ptt)
-    (mean, variance), (moved_mean, moved_variance) = (_moments(every, transform) for every in scores)
-    of_label = mean.gather(1, y[:, None]).squeeze(1)
+    """Coverage and size on clean and attacked test images; the threshold comes from clean ones."""
+    own = moments["clean"][0][calibration].gather(1, y[calibration, None]).squeeze(1)
+    tau = conformal_quantile(own.numpy(), calibration_alpha(config.alpha, config.beta, arm.bound))
     ratio = config.eps / config.sigma if arm.robust else 0.0
-    level = calibration_alpha(config.alpha, config.beta, arm.bound)
-    sums: dict[str, float] = {}
-    for split in range(config.splits):
-        order = rest[torch.randperm(len(rest), generator=generator(cell.unit, "split", number, split))]
-        calibration, test = order[: len(order) // 2], order[len(order) // 2 :]
-        if arm.ptt is None:  # who needs no hold-out set calibrates on it too
-            calibration = torch.cat([calibration, held_out])
-        tau = conformal_quantile(of_label[calibration].numpy(), level)
-        clean, attacked = (
-            evaluate(
-                robust_sets(m[test], v[test], tau, ratio=ratio, draws=config.draws, beta=config.beta, bound=arm.bound), y[test]
-            )
-            for m, v in ((mean, variance), (moved_mean, moved_variance))
-        )
-        found = {
-            "mean_set_size": clean.mean_size,
-            "coverage": 100 * clean.coverage,
-            "attacked_coverage": 100 * attacked.coverage,
-            "attacked_set_size": attacked.mean_size,
-            "full": 100 * clean.histogram[-1] / clean.n,
-        }
-        for name, value in found.items():
-            sums[name] = sums.get(name, 0.0) + value / config.splits
-    return sums
+    found = {}
+    for name, (mean, variance) in moments.items():
+        sets = robust_sets(mean[test], variance[test], tau, ratio=ratio, draws=config.draws, beta=config.beta, bound=arm.bound)
+        found[f"coverage_{name}"] = float(sets.gather(1, y[test, None]).double().mean())
+        found[f"size_{name}"] = float(sets.sum(1).double().mean())
+        if name == "clean":
+            found["full"] = float(sets.all(1).double().mean())
+    return found
 
 
 def _moments(every: Tensor, transform: PTT | None) -> tuple[Tensor, Tensor]:
@@ -146,11 +145,6 @@ def _moments(every: Tensor, transform: PTT | None) -> tuple[Tensor, Tensor]:
         means.append(values.mean(1))
         variances.append(values.var(1))
     return torch.cat(means), torch.cat(variances)
-
-
-def _error(every: Tensor, y: Tensor) -> float:
-    """Share of images whose label is not the one of the lowest mean score."""
-    return float((every.mean(1).argmin(1) != y).double().mean())
 
 
 class Step(nn.Module):
@@ -214,10 +208,10 @@ CLAIM = Claim(
     cell=cell,
     data=data,
     secondary=(
-        _covers("rscp-plus-ptt", "Under PGD on the smoothed scores, sets with PTT hold the label at least 90 % of the time."),
-        _covers("rscp-plus", "Under the same attack, plain RSCP+ sets hold the label at least 90 % of the time."),
+        _covers("rscp-plus-ptt", "Under the stronger of two attacks, sets with PTT hold the label at least 90 % of the time."),
+        _covers("rscp-plus", "Under the stronger of two attacks, plain RSCP+ sets hold the label at least 90 % of the time."),
         Sentence(
-            "Under the same attack, conformal sets on smoothed scores without eps hold the label less than 90 % of the time.",
+            "Under the stronger of two attacks, conformal sets without eps hold the label less than 90 % of the time.",
             "attacked_coverage", "smoothed-conformal", kind="threshold", better="lower", margin=90.0,
         ),
         Sentence(
@@ -243,6 +237,8 @@ CLAIM = Claim(
         "attacked_coverage": "coverage under attack, %",
         "attacked_set_size": "labels a set under attack",
         "full": "sets of all labels, %",
+        "attacked_coverage_mean": "coverage, attack on the mean score, %",
+        "attacked_coverage_step": "coverage, attack on the step of PTT, %",
         "error_under_noise": "error of the smoothed classifier, %",
     },
 )  # fmt: skip

@@ -22,7 +22,7 @@ from tutelage.core.rng import derive, generator, normal, seeded
 from tutelage.data.images import Augment, ImageSet, composed, random_flip, random_shift
 from tutelage.data.sets import standard_set
 from tutelage.guarantees.noise import GaussianNoise
-from tutelage.methods.certify.rscp_plus import RCTConfig, attack_sets
+from tutelage.methods.certify.rscp_plus import RCTConfig, SmoothedScore, attack_sets
 from tutelage.methods.certify.rscp_plus.training import Features, RCTLoss, noisy_logits, retrain_head
 from tutelage.models.loading import load_weights, save_weights
 from tutelage.models.resnet import resnet
@@ -59,8 +59,11 @@ def parts(config: Config, unit: int) -> tuple[ImageSet, ImageSet]:
     return train, pool
 
 
-def prepared(config: Config, head: Head, train: ImageSet, pool: ImageSet, cell: Cell) -> tuple[nn.Module, Tensor]:
-    """The trained net of a unit and the attacked pool, from the cache if another arm has made them."""
+def prepared(config: Config, head: Head, train: ImageSet, pool: ImageSet, cell: Cell) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The trained net of a unit and the pool under each attack, from the cache if another arm has made them.
+
+    The second attack aims at what PTT counts: draws whose score is above the 1 - alpha quantile, here of training data.
+    """
     seed = derive(cell.unit, "rscp-plus")
     key = {
         "config": config.model_dump(), "unit": cell.unit, "head": head, "code": code_sha256(__name__),
@@ -75,17 +78,23 @@ def prepared(config: Config, head: Head, train: ImageSet, pool: ImageSet, cell: 
             net = _net(config, train, seed)
             _train(net, config, train, seed, cell)
         x, y = pool[range(len(pool))]
-        moved = attack_sets(
-            net, x, y, GaussianNoise(config.sigma, seed=derive(seed, "attack")), eps=config.eps, steps=config.attack_steps,
-            draws=config.attack_draws, generator=generator(seed, "attack"),
-        )  # fmt: skip
+        noise = GaussianNoise(config.sigma, seed=derive(seed, "attack"))
+        of_training = SmoothedScore(net, noise, draws=2).holdout(*train[range(len(train))])
+        goals = {"mean": None, "step": float(of_training.double().quantile(1 - config.alpha))}
+        moved = {
+            goal: attack_sets(
+                net, x, y, noise, eps=config.eps, steps=config.attack_steps, draws=config.attack_draws,
+                generator=generator(seed, "attack", goal), at=at,
+            )
+            for goal, at in goals.items()
+        }  # fmt: skip
         save_weights(net, folder / "model.safetensors")
-        write_atomic(folder / "attacked.safetensors", save({"image": moved}))
+        write_atomic(folder / "attacked.safetensors", save(moved))
 
     folder = cell.cache.get("rscp-plus", key, build)
     net = _net(config, train, seed)
     load_weights(net, folder / "model.safetensors")
-    return net.eval(), load_file(folder / "attacked.safetensors")["image"]
+    return net.eval(), load_file(folder / "attacked.safetensors")
 
 
 def _net(config: Config, train: ImageSet, seed: int) -> nn.Module:

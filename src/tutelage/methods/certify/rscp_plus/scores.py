@@ -145,6 +145,8 @@ class SmoothedScore:
             examples, m, classes = logits.shape
             own_u = None if u is None else np.repeat(u[rows], m)
             scores = base.all(logits.flatten(0, 1).softmax(1), own_u) / base.upper(classes)
+            if not bool(torch.isfinite(scores).all()):
+                raise InputError("base", f"NaN or infinity from {base.name}", "a score from 0 to its upper value")
             # sums of probabilities may round to just outside
             scores = scores.clamp_(0, 1).reshape(examples, m, classes)
             return scores if self.transform is None else self.transform(scores)
