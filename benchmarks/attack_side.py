@@ -124,11 +124,12 @@ def answers(net: nn.Module, x: Tensor, batch: int) -> Tensor:
 
 
 def flags(net: nn.Module, images: ImageSet, model: Attacked) -> tuple[str, list[str]]:
-    """Status and warnings of an audit of the first images, as `tutelage audit` prints them."""
+    """Status of an audit of the first images, and what makes it unreliable, as `tutelage audit` prints it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are in the result, too
         result = audit(net, images.take(slice(0, FLAGGED_ON)), threats=[model.budget], curve=False, force=True)
-    return result.status, list(dict.fromkeys([*result.warnings, *(str(flag) for flag in getattr(result, "flags", ()))]))
+    raised = [flag for flag in result.flags if flag.unreliable]
+    return result.status, [f"{flag.slug}: {flag.seen}. Run next: {flag.run_next}" for flag in raised]
 
 
 def run(tool: str, job: dict[str, Any]) -> dict[str, Any]:

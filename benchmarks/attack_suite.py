@@ -174,7 +174,7 @@ def told(found: dict[str, Any]) -> str:
         f"{seconds:.1f} s ({found['cpu_seconds']:.1f} s of processor time), robust accuracy {mask(found['robust']).mean():.1%}"
     )
     if n < LEAST:
-        line += f"; {LEAST:,} images: about {seconds * LEAST / n:.0f} s"
+        line += f"; {LEAST:,} images: about {seconds * LEAST / n:.0f} s ({found['cpu_seconds'] * LEAST / n:.0f} s)"
     if found["status"] == "unreliable":
         line += "; UNRELIABLE: " + "; ".join(found["flags"])
     return line

@@ -54,11 +54,13 @@ def attacks_table(rows: list[dict[str, Any]]) -> str:
     said: dict[str, list[str]] = {}
     for row in rows:
         notes = row["notes"]
-        mine, yours = notes["robust accuracy"].values()
+        robust = dict(notes["robust accuracy"])
+        mine, (yours,) = robust.pop("tutelage"), robust.values()
         difference, low, high = (f"{100 * value:+.1f}" for value in notes["difference"])
-        flagged = notes["audit"]["status"] == "unreliable"
+        slugs = ", ".join(text.split(":")[0] for text in notes["audit"]["warnings"])
+        mark = f" **unreliable**: {slugs}" if notes["audit"]["status"] == "unreliable" else ""
         lines.append(
-            f"| {row['name'].split(' against ')[0]}, {notes['budget']} | {row['peer']} | {mine:.1%}{' (unreliable)' * flagged} "
+            f"| {row['name'].split(' against ')[0]}, {notes['budget']} | {row['peer']} | {mine:.1%}{mark} "
             f"| {yours:.1%} | **{difference}** [{low}, {high}] | {notes['only ours breaks']} | {notes['only theirs breaks']} "
             f"| {milliseconds(row['median_ours'])} | {milliseconds(row['median_peer'])} "
             f"| **{notes['times faster']:.1f}** ({notes['times faster in processor time']:.1f}) "
@@ -74,7 +76,7 @@ def attacks_table(rows: list[dict[str, Any]]) -> str:
         facts.append(f"tutelage, passes an image, forward + backward: {', '.join(spent)}; searched in {notes['searched in']}")
         for side, texts in notes["warnings"].items():
             facts += [f"{side} warns: {text}" for text in texts]
-        facts += [f"the audit is unreliable: {text}" for text in notes["audit"]["warnings"] if flagged]
+        facts += [f"flag of the audit (its first 128 images), {text}" for text in notes["audit"]["warnings"]]
         for what in ("outside the budget", "disputed"):
             facts += [f"{side}: {count} images {what}" for side, count in notes[what].items() if count]
     for about, facts in said.items():

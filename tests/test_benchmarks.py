@@ -200,17 +200,18 @@ def test_how_far_above_theirs_is_too_far(suite: Any, model: str, more: int, miss
     assert len(row["notes"]["missed"]) == missed
 
 
-def test_the_table_of_the_suite_tells_flags_and_what_is_missed(suite: Any) -> None:
+def test_the_table_of_the_suite_tells_flags_and_what_is_missed(suite: Any, common: Any, tmp_path: Path) -> None:
     import report
 
-    ours = found("quantised", "tutelage", "1100", 2.0, status="unreliable", flags=["the gradient is zero"])
+    ours = found("quantised", "tutelage", "1100", 2.0, status="unreliable", flags=["zero-gradients: of 4 samples"])
     theirs = found("quantised", "pyautoattack", "1000", 3.0, warnings=["there are 4 points with zero gradient!"])
-    page = report.filled("<!-- benchmark:attacks -->\n<!-- /benchmark -->", [suite.compared(ours, theirs)])
-    assert "| 50.0% (unreliable) | 25.0% | **+25.0** [" in page
+    common.keep([suite.compared(ours, theirs)], tmp_path / "results.json")
+    page = report.filled("<!-- benchmark:attacks -->\n<!-- /benchmark -->", common.load(tmp_path / "results.json"))
+    assert "| 50.0% **unreliable**: zero-gradients | 25.0% | **+25.0** [" in page
     assert "**1.5** (1.5)" in page
     assert "forward + backward: Square 2.0 + 1.0; searched in float32" in page
     assert "**missed**: +25.0 points above theirs" in page
-    assert "the audit is unreliable: the gradient is zero" in page
+    assert "flag of the audit (its first 128 images), zero-gradients: of 4 samples" in page
     assert "pyautoattack warns: there are 4 points with zero gradient!" in page
     assert "attack_suite.py" in report.filled("<!-- benchmark:attacks -->\n<!-- /benchmark -->", [])
 
