@@ -379,8 +379,14 @@ def test_a_random_model_that_is_attacked_as_one_is_noted_only():
 
 
 def test_what_an_attack_says_is_a_flag_but_for_zero_gradients():
-    found = flags.said_by_attacks("t", ["the surrogate is far off", "APGD: the gradient is zero for 40% of the samples"], 9)
-    assert [flag.seen for flag in found] == ["the surrogate is far off"]
+    zero = "APGD: the gradient is zero for 40% of the samples"
+    found = flags.said_by_attacks("t", ["the surrogate is far off", zero], 9)
+    assert found is not None
+    assert found.seen == "the surrogate is far off"
+    assert flags.said_by_attacks("t", [zero], 9) is None
+    many = flags.said_by_attacks("t", [f"batch {i}" for i in range(5)], 9)
+    assert many is not None
+    assert many.seen == "batch 0; batch 1; batch 2; and 2 more warnings"
 
 
 # ------------------------------------------------------------------------------------------------------- the audit

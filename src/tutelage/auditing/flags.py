@@ -314,7 +314,7 @@ def black_box_better(suite: Suite, threat: str, stages: dict[str, Tensor]) -> Fl
         return None
     return Flag(
         "black-box-better",
-        f"an attack without gradients broke {of(broken, left)} that those with gradients had left",
+        f"an attack without the model's gradients broke {of(broken, left)} that those with gradients had left",
         left,
         "gradients should find more than random search; here they mislead, or their attacks were too weak",
         f"targeted-apgd-100:{suite.budget}, then square-20000:{suite.budget}",
@@ -403,13 +403,13 @@ def black_box_only(model: nn.Module, suite: Suite, threat: str, n: int) -> Flag 
     )
 
 
-def said_by_attacks(threat: str, warnings: Sequence[str], n: int) -> list[Flag]:
-    """What attacks themselves warned of, but for zero gradients, which are looked at on their own."""
-    return [
-        Flag("attack-warning", warning, n, "the attack itself says that something is wrong", "an attack that does not", threat)
-        for warning in warnings
-        if "the gradient is zero for" not in warning
-    ]
+def said_by_attacks(threat: str, warnings: Sequence[str], n: int) -> Flag | None:
+    """What attacks themselves warned of, batch by batch, but for zero gradients, which are looked at on their own."""
+    others = [warning for warning in warnings if "the gradient is zero for" not in warning]
+    if not others:
+        return None
+    seen = "; ".join(others[:3]) + (f"; and {len(others) - 3} more warnings" if len(others) > 3 else "")
+    return Flag("attack-warning", seen, n, "the attack itself says that something is wrong", "an attack that does not", threat)
 
 
 def threat_flags(
@@ -426,12 +426,15 @@ def threat_flags(
 ) -> list[Flag]:
     """All flags of one threat. random: of a random model, whose differences are luck, only gradients are looked at."""
     n = len(images)
-    found = [fewer_classes(suite, threat, outputs, n), black_box_only(model, suite, threat, n)]
-    found += said_by_attacks(threat, measured.warnings, n)
+    found = [
+        fewer_classes(suite, threat, outputs, n),
+        black_box_only(model, suite, threat, n),
+        said_by_attacks(threat, measured.warnings, n),
+    ]
     if not random and measured.stages:
         found.append(black_box_better(suite, threat, measured.stages))
-    survivors = _survivors(model, images, suite, threat, measured, seed, batch_size)
     if gradient_attacks(suite) and not few(int((~measured.broken).sum()), n):
+        survivors = _survivors(model, images, suite, threat, measured, seed, batch_size)
         found.append(zero_gradients(survivors))
         found.append(range_not_reached(survivors))
         if not random:
@@ -445,7 +448,7 @@ def _survivors(
     left = (~measured.broken).nonzero().squeeze(1)
     order = torch.randperm(len(left), generator=generator(seed, "flags", threat))[:SAMPLES].sort().values
     chosen, device = left[order], device_of(model)
-    x, y = images[chosen] if len(chosen) else images[:0]
+    x, y = images[chosen]
     # seeds of places in the set, so that a sample has the same noise whoever else is left
     seeds = torch.randint(2**61, (len(images),), generator=generator(seed, "flags", "noise"))[chosen]
     return Survivors(
