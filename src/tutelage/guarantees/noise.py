@@ -130,7 +130,8 @@ def monte_carlo(
     A reduction is called with (rows, outputs): outputs (E, m, classes) are m more draws of each example x[rows]. Examples
     come in order, the draws of each in theirs. The noisy copies are not cut to `bounds`, the range of x itself.
     ids: one whole number an example, what its noise is tied to (default: its place). batch_size: samples a pass.
-    The model is in evaluation mode, without gradients, and handed back as it was. Returns the number of passes.
+    The model is in evaluation mode, without gradients, and handed back as it was; noisy copies go to where it lives. Returns
+    the number of passes.
 
     Raises InputError for bad arguments and QueryBudgetExceeded, both before any pass; ModelChanged as `evaluating` does.
     """
@@ -153,6 +154,7 @@ def monte_carlo(
     at_once, per_pass = max(1, batch_size // draws), min(draws, batch_size)
     buffer = torch.empty((min(at_once, len(x)) * per_pass, *shape))  # one, filled again in every pass
     in_place = x.device.type == "cpu" and x.dtype == torch.float32
+    device = device_of(model, x)
     with evaluating(model), torch.no_grad(), progress.task(name, total) as task:
         for start in range(0, len(x), at_once):
             rows = slice(start, min(start + at_once, len(x)))
@@ -164,7 +166,7 @@ def monte_carlo(
                 for source, out in zip(sources, noisy, strict=True):
                     source.fill(out)
                 noisy = noisy.add_(centres) if in_place else noisy.to(x).add_(centres)
-                logits = run_model(model, noisy.flatten(0, 1))
+                logits = run_model(model, noisy.flatten(0, 1).to(device))
                 outputs = logits.reshape(len(sources), m, logits.shape[1])
                 for reduction in into:
                     reduction(rows, outputs)
@@ -228,6 +230,13 @@ class Moments:
         if self.n < 2:
             raise InputError("draws", self.n, "at least 2 draws for a variance")
         return torch.cat([self._parts[row][2].cpu() for row in sorted(self._parts)]) / (self.n - 1)
+
+
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Where a model lives: the device of its first parameter or buffer, else that of x."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return x.device
 
 
 def check_noise(noise: object) -> None:

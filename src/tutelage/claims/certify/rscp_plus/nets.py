@@ -94,7 +94,8 @@ def prepared(config: Config, head: Head, train: ImageSet, pool: ImageSet, cell: 
     folder = cell.cache.get("rscp-plus", key, build)
     net = _net(config, train, seed)
     load_weights(net, folder / "model.safetensors")
-    return net.eval(), load_file(folder / "attacked.safetensors")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None  # where `fit` trains
+    return net.eval().to(device or "cpu"), load_file(folder / "attacked.safetensors")
 
 
 def _net(config: Config, train: ImageSet, seed: int) -> nn.Module:

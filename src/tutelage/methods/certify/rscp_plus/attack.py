@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.core.checks import check_integer, check_number, check_positive
-from tutelage.guarantees.noise import GaussianNoise
+from tutelage.guarantees.noise import GaussianNoise, device_of
 from tutelage.guarantees.smoothing import SmoothedModel
 from tutelage.models.checks import check_inputs, check_labels
 from tutelage.threats.budgets import L2
@@ -47,9 +47,12 @@ def attack_sets(
     else:
         check_number("at", at, "a score from 0 to 1, or None", low=0, high=1)
         smooth, objective = _Draws(model, noise.fresh("attack"), shape=x.shape[1:], draws=draws), _Above(at, softness, draws)
+    device = device_of(model, x)
     attack = PGD(L2(eps), steps=steps, bounds=bounds, retire=False, accept=_never, objective=objective)
     parts = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
-    return torch.cat([attack.run(smooth.to(x.device), part, labels, generator).x_adv for part, labels in parts])
+    smooth = smooth.to(device)
+    found = [attack.run(smooth, part.to(device), labels.to(device), generator).x_adv for part, labels in parts]
+    return torch.cat(found).to(x.device)
 
 
 class _Draws(SmoothedModel):

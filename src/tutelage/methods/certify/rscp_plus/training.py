@@ -28,6 +28,7 @@ from tutelage.core.errors import InputError
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import normal, seeded
 from tutelage.data.guard import refuse_test_data, training_only
+from tutelage.guarantees.noise import device_of
 from tutelage.models.checks import check_labels, check_logits
 from tutelage.models.guard import evaluating
 from tutelage.models.taps import split_head
@@ -162,7 +163,7 @@ def retrain_head(
     with training_only():
         refuse_test_data(loader)
         x, _ = pair(next(iter(loader)))
-    split = split_head(model, x[:2], name=head)
+    split = split_head(model, x[:2].to(device_of(model, x)), name=head)
     if reset:
         layers = [m for m in split.head.modules() if callable(getattr(m, "reset_parameters", None))]
         if not layers:
@@ -172,6 +173,7 @@ def retrain_head(
                 layer.reset_parameters()  # type: ignore[operator]
 
     def features(inputs: Tensor) -> Tensor:
+        model.to(inputs.device)  # `fit` moves what it trains; the body follows its head
         with evaluating(model, verify=False):  # BatchNorm and dropout as in use, whatever mode `fit` sets
             return split.features(inputs)
 
