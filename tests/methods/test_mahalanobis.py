@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tutelage.auditing.detection import GuardedModel, attacked_triples, auroc
 from tutelage.core.errors import InputError, SplitError
 from tutelage.data.images import ImageSet
-from tutelage.methods.detect.mahalanobis import EPS, Mahalanobis
+from tutelage.methods.detect.mahalanobis import Mahalanobis
 from tutelage.models.loading import fingerprint
 from tutelage.threats import FGSM, L2, PGD, Linf
 
@@ -69,6 +69,14 @@ def two_pixels(eps: float = 0.0, **about: object) -> Mahalanobis:
     loader = DataLoader(TensorDataset(x, torch.arange(8) // 4), batch_size=3)
     made = Mahalanobis(Pixels(), ["same"], shrinkage=0, eps=eps, bounds=(-1.0, 2.0), **about)  # type: ignore[arg-type]
     return made.fit(loader)
+
+
+def stepped(detector: Mahalanobis, eps: float, x: Tensor) -> Tensor:
+    """The layer scores after a step of another length."""
+    before, detector.eps = detector.eps, eps
+    found = detector.layer_scores(x)
+    detector.eps = before
+    return found
 
 
 def by_definition(detector: Mahalanobis, x: Tensor, layer: int) -> Tensor:
@@ -175,7 +183,7 @@ def test_the_step_by_hand() -> None:
     x = torch.tensor([0.6, 0.3]).reshape(1, 1, 1, 2)
     assert two_pixels().layer_scores(x).item() == pytest.approx(-0.5 * (0.04 / 0.01 + 0.01 / 0.04), abs=1e-4)
     assert two_pixels(0.05).layer_scores(x).item() == pytest.approx(-1.15625, abs=1e-4)
-    assert two_pixels().layer_scores(x, eps=0.05).item() == pytest.approx(-1.15625, abs=1e-4)
+    assert stepped(two_pixels(), 0.05, x).item() == pytest.approx(-1.15625, abs=1e-4)
 
 
 def test_the_step_is_cut_to_the_range_only_if_asked() -> None:
@@ -190,10 +198,10 @@ def test_the_step_is_cut_to_the_range_only_if_asked() -> None:
 
 def test_a_small_step_raises_every_layer_and_none_is_the_plain_score() -> None:
     detector, x = fitted(), images(40, seed=3).images
-    plain, stepped = detector.layer_scores(x), detector.layer_scores(x, eps=1e-4)
-    assert bool((stepped >= plain).all())
-    assert bool((stepped > plain).double().mean() > 0.99)
-    torch.testing.assert_close(detector.layer_scores(x, eps=1e-9), plain, rtol=1e-4, atol=1e-4)
+    plain, raised = detector.layer_scores(x), stepped(detector, 1e-4, x)
+    assert bool((raised >= plain).all())
+    assert bool((raised > plain).double().mean() > 0.99)
+    torch.testing.assert_close(stepped(detector, 1e-9, x), plain, rtol=1e-4, atol=1e-4)
 
 
 def test_each_layer_has_a_gradient_of_its_own() -> None:
@@ -205,9 +213,9 @@ def test_each_layer_has_a_gradient_of_its_own() -> None:
 def test_the_gradient_is_that_of_autograd_through_the_distance() -> None:
     detector, x = fitted(layers=("head:input",), shrinkage=0.0), images(5, seed=6).images.requires_grad_()
     by_definition(detector, x, 2).sum().backward()
-    stepped = detector.layer_scores(x.detach(), eps=0.01)[:, 0]
+    found = stepped(detector, 0.01, x.detach())[:, 0]
     expected = by_definition(detector, x.detach() + 0.01 * x.grad.sign(), 2)  # upwards in M is against the distance
-    torch.testing.assert_close(stepped, expected.detach(), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-3, atol=1e-2)
 
 
 # (4)
@@ -242,9 +250,9 @@ def test_the_plain_sum_of_standardised_scores() -> None:
 
 
 def test_the_length_of_the_step_is_chosen_on_validation_data() -> None:
-    detector = fitted().fit_on_sets(validation(), noise(), eps=(0.0, 0.01))
+    detector = fitted().fit_on_sets(validation(), noise(), choices=(0.0, 0.01))
     assert detector.eps in (0.0, 0.01)
-    fixed = fitted().fit_on_sets(validation(), noise(), eps=(detector.eps,))
+    fixed = fitted().fit_on_sets(validation(), noise(), choices=(detector.eps,))
     assert fixed.weights.tolist() == detector.weights.tolist()
     assert fixed.eps == detector.eps
     with pytest.raises(SplitError):
@@ -255,7 +263,7 @@ def test_the_length_of_the_step_is_chosen_on_validation_data() -> None:
 
 def test_attacked_validation_images_stand_for_the_outside() -> None:
     made = Mahalanobis(Rows(), ["pool"], shrinkage=1e-3).fit(images().loader(30))
-    made.fit_on_attacks(validation(), FGSM(Linf(0.3)), eps=(0.0,))
+    made.fit_on_attacks(validation(), FGSM(Linf(0.3)), choices=(0.0,))
     three = attacked_triples(Rows(), validation(90, 5), FGSM(Linf(0.3)))
     assert auroc(made.score(three.clean), made.score(three.attacked)) > 0.9
     with pytest.raises(InputError, match=r"^attack: got one that breaks 0 of 120"):
@@ -302,7 +310,7 @@ def test_a_new_class_without_training() -> None:
 
 
 def test_a_saved_detector_and_its_guard_come_back(tmp_path: Path) -> None:
-    detector = fitted(0.002).fit_on_sets(validation(), noise(), eps=(0.002,))
+    detector = fitted(0.002).fit_on_sets(validation(), noise(), choices=(0.002,))
     detector.add_class([torch.randn(5, g.dim, generator=torch.Generator().manual_seed(0)) for g in detector.gaussians])
     guard = GuardedModel.calibrate(detector, validation(60, 4), tpr=0.9)
     guard.save(tmp_path)
@@ -353,8 +361,13 @@ def test_refusals_of_a_fitted_detector() -> None:
         detector.fit_ensemble(torch.rand(9, 3), torch.rand(30, 3))
     with pytest.raises(InputError, match=r"^outside"):
         detector.fit_ensemble(torch.rand(30, 3), torch.rand(30, 2))
+    with pytest.raises(InputError, match=r"^choices"):
+        detector.fit_on_sets(validation(), noise(), choices=())
+    with pytest.raises(InputError, match=r"^outside"):
+        detector.fit_on_sets(validation(), noise(19))
     with pytest.raises(InputError, match=r"^eps"):
-        detector.layer_scores(images().images, eps=-1)
-    with pytest.raises(InputError, match=r"^eps"):
-        detector.fit_on_sets(validation(), noise(), eps=())
-    assert EPS == (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01)
+        detector.fit_on_sets(validation(), noise(), choices=(0.0, float("nan")))
+    assert detector.eps == 0.0
+    assert detector.weights.tolist() == [1.0] * 3  # what failed has changed nothing
+    with pytest.raises(InputError, match=r"^loader"):
+        Mahalanobis(Net(), LAYERS).fit(DataLoader(TensorDataset(images().images), batch_size=9))

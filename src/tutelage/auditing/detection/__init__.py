@@ -9,7 +9,9 @@ Everywhere a HIGHER score means more like the training data; "inside" is what th
 """
 
 from tutelage.auditing.detection.attacked import AttackedTriples, attacked_triples
+from tutelage.auditing.detection.dimension import LocalDimension
 from tutelage.auditing.detection.guarded import Answer, GuardedModel, GuardReport
+from tutelage.auditing.detection.layered import LayeredDetector
 from tutelage.auditing.detection.metrics import DetectionMetrics, auroc, detection_metrics, threshold_at
 from tutelage.auditing.detection.scores import ODIN, Detector, Energy, MaxSoftmax, NearestNeighbours
 
@@ -22,6 +24,8 @@ __all__ = [
     "Energy",
     "GuardReport",
     "GuardedModel",
+    "LayeredDetector",
+    "LocalDimension",
     "MaxSoftmax",
     "NearestNeighbours",
     "attacked_triples",

@@ -32,6 +32,7 @@ from tutelage.models.checks import check_inputs, run_model
 from tutelage.models.guard import evaluating
 from tutelage.models.loading import fingerprint
 from tutelage.models.pooled import PooledLayers, penultimate
+from tutelage.teaching.objectives import pair
 
 FORMAT = "tutelage-detector-1"
 CONSTANTS, TENSORS = "detector.json", "detector.safetensors"
@@ -221,7 +222,8 @@ class NearestNeighbours(Detector):
         bank = []
         with training_only(), evaluating(self.model), torch.no_grad():
             refuse_test_data(loader)
-            for x, _ in loader:
+            for batch in loader:
+                x, _ = pair(batch)
                 check_inputs(x, self.bounds)
                 x = x.to(device_of(self.model))
                 self.layer = self.layer or penultimate(self.model, x)

@@ -67,9 +67,9 @@ def ridge_logistic(x: Tensor, y: Tensor, used: Tensor, penalty: Tensor) -> Tenso
             size = torch.where(worse[:, None], size / 2, size)
         moved = beta - size * step
         then = loss(moved)
-        better = then < now
+        better, gain = then < now, (now - then) / now
         beta, now = torch.where(better[:, None], moved, beta), torch.where(better, then, now)
-        if not bool(better.any()) or float((size * step).abs().max()) < 1e-10:
+        if float(gain.max()) < 1e-10:  # Newton's error is quadratic: the next digits are rounding
             break
     return beta
 

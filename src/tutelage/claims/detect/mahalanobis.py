@@ -28,6 +28,7 @@ from tutelage.auditing.detection import (
     Detector,
     Energy,
     GuardedModel,
+    LocalDimension,
     MaxSoftmax,
     NearestNeighbours,
     auroc,
@@ -64,6 +65,7 @@ ARMS = (
     "odin",
     "energy",
     "knn",
+    "lid",
     "mean-brightness",
 )
 
@@ -87,6 +89,7 @@ class Config(ClaimConfig):
     steps: str = Field(STEPS, description="lengths of the input step to choose from, by commas")
     temperature: float = Field(1000.0, gt=0, description="of ODIN")
     neighbours: int = Field(50, ge=1)
+    lid: str = Field("10,20,50,90", description="numbers of neighbours to choose from, by commas")
     eps: float = Field(0.2, gt=0, lt=1, description="Linf budget of FGSM and PGD, in validation and test")
     attack_steps: int = Field(20, ge=1)
     fmn_steps: int = Field(50, ge=1)
@@ -97,6 +100,10 @@ class Config(ClaimConfig):
         if not text or any(float(part) < 0 for part in text.split(",")):
             raise ValueError("numbers >= 0, by commas")
         return text
+
+    @property
+    def lid_choices(self) -> tuple[int, ...]:
+        return tuple(int(part) for part in self.lid.split(","))
 
     @property
     def lengths(self) -> tuple[float, ...]:
@@ -286,11 +293,15 @@ def detector_of(arm: str, net: nn.Module, parts: Parts, inside: ImageSet, outsid
         best = max(range(len(choices)), key=lambda i: (found[i].tnr, found[i].auroc, -i))
         return choices[best]
     layers = config.layers.split(",")
+    if arm == "lid":
+        drawn = generator(derive(config.n_validation, "lid"), "order")
+        local = LocalDimension(net, layers, k=config.lid_choices[0]).fit(parts.train.loader(256, generator=drawn))
+        return local.fit_on_sets(inside, outside, choices=config.lid_choices)
     made = Mahalanobis(net, layers[-1:] if arm.endswith("last-layer") else layers, shrinkage=config.shrinkage)
     made.fit(parts.train.loader(256))
     if arm.endswith("standardised-sum"):
         return made.fit_standardised(made.set_scores(inside))
-    return made.fit_on_sets(inside, outside, eps=(0.0,) if arm.endswith("no-step") else config.lengths)
+    return made.fit_on_sets(inside, outside, choices=(0.0,) if arm.endswith("no-step") else config.lengths)
 
 
 def cell(cell: Cell) -> Mapping[str, float]:
@@ -356,9 +367,9 @@ CLAIM = Claim(
     controls=("mean-brightness",),
     scales={
         "smoke": Config(
-            data="gratings", n_validation=110, n_test=60, n_far=30, n_attacked=40, net=f"{HERE}:tiny_ten",
-            near_net=f"{HERE}:tiny_eight", epochs=4, lr=0.2, batch_size=20, steps="0,0.005", neighbours=5, attack_steps=2,
-            fmn_steps=3,
+            data="gratings", n_validation=100, n_test=60, n_far=30, n_attacked=40, net=f"{HERE}:tiny_ten",
+            near_net=f"{HERE}:tiny_eight", epochs=4, lr=0.2, batch_size=20, steps="0,0.005", neighbours=5, lid="10,20",
+            attack_steps=2, fmn_steps=3,
         ),
         "claim": Config(),
         "paper": Config(
@@ -390,6 +401,9 @@ CLAIM = Claim(
                 ("the layers without the input step", "mahalanobis-no-step"),
                 ("the plain sum of standardised layers", "mahalanobis-standardised-sum"),
             )
+        ),
+        _against(
+            "Against attacked digits its AUROC is higher than that of local intrinsic dimension.", "lid", "adversarial_auroc"
         ),
         Sentence(
             "The plain sum of standardised layers, too, has a higher far-OOD AUROC than the maximum softmax probability.",

@@ -41,17 +41,13 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tutelage.auditing.detection.attacked import attacked_triples
-from tutelage.auditing.detection.metrics import detection_metrics
-from tutelage.auditing.detection.scores import Detector, batches
-from tutelage.auditing.detection.weights import LEAST, logistic_weights
+from tutelage.auditing.detection.layered import LayeredDetector
 from tutelage.auditing.measure import device_of
 from tutelage.core.checks import check_integer, check_number
 from tutelage.core.errors import InputError
@@ -62,12 +58,10 @@ from tutelage.models.gaussians import TiedGaussians, check_class_sizes
 from tutelage.models.guard import evaluating
 from tutelage.models.pooled import PooledLayers, penultimate
 from tutelage.models.statistics import ClassStatistics
-from tutelage.threats.engine import Attack
-
-EPS = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01)  # the paper's lengths of the step (3)
+from tutelage.teaching.objectives import pair
 
 
-class Mahalanobis(Detector):
+class Mahalanobis(LayeredDetector):
     """Scores inputs of any classifier by (2) to (4); `fit` first.
 
     model: nn.Module, images (B, C, H, W) in `bounds` -> logits (B, K). layers: names of modules as in
@@ -77,6 +71,8 @@ class Mahalanobis(Detector):
     """
 
     name = "mahalanobis"
+    tuned = "eps"
+    choices = (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01)
 
     def __init__(
         self,
@@ -88,15 +84,16 @@ class Mahalanobis(Detector):
         clip: bool = False,
         bounds: tuple[float, float] | None = (0.0, 1.0),
     ) -> None:
-        super().__init__(model, bounds=bounds)
-        if layers is not None:
-            PooledLayers(model, layers)
+        super().__init__(model, layers, bounds=bounds)
         check_number("shrinkage", shrinkage, "a number from 0 to 1", low=0, high=1)
-        check_number("eps", eps, "a number >= 0, in input units", low=0)
-        self.layers: tuple[str, ...] = tuple(layers or ())
-        self.shrinkage, self.eps, self.clip = float(shrinkage), float(eps), bool(clip)
+        self.shrinkage, self.clip, self.eps = float(shrinkage), bool(clip), 0.0
+        self._tune(eps)
         self.gaussians: list[TiedGaussians] = []
-        self.weights, self.bias, self.added = torch.empty(0, dtype=torch.float64), 0.0, 0
+        self.added = 0
+
+    def _tune(self, value: float) -> None:
+        check_number("eps", value, "a number >= 0, in input units", low=0)
+        self.eps = float(value)
 
     # fitting (1)
 
@@ -116,7 +113,8 @@ class Mahalanobis(Detector):
         statistics: list[ClassStatistics] = []
         with training_only(), evaluating(self.model), torch.no_grad():
             refuse_test_data(loader)
-            for x, y in loader:
+            for batch in loader:
+                x, y = pair(batch)
                 check_inputs(x, self.bounds)
                 x = x.to(device_of(self.model))
                 self.layers = self.layers or (penultimate(self.model, x),)
@@ -149,8 +147,7 @@ class Mahalanobis(Detector):
 
     def _take(self, gaussians: list[TiedGaussians]) -> Self:
         self.gaussians, self.added = gaussians, 0
-        self.weights, self.bias = torch.ones(len(gaussians), dtype=torch.float64), 0.0
-        return self
+        return self._ready(len(gaussians))
 
     @property
     def warnings(self) -> list[str]:
@@ -179,20 +176,9 @@ class Mahalanobis(Detector):
         self._named(features)
         return torch.stack([-g.nearest(f)[0] / 2 for g, f in zip(self.gaussians, features, strict=True)], 1)
 
-    def layer_scores(self, x: Tensor, *, eps: float | None = None) -> Tensor:
-        """M (B, L) float64 by (2) and, with a step, (3), of inputs (B, ...): at most 0, higher = more inside.
-
-        eps: instead of the detector's own. With a step: one forward pass, and a backward and a forward pass a layer.
-        """
-        self._check_fitted()
-        check_inputs(x, self.bounds)
-        length = self.eps if eps is None else eps
-        check_number("eps", length, "a number >= 0, in input units", low=0)
-        with evaluating(self.model):
-            return self._layer_scores(x.to(device_of(self.model)), float(length))
-
-    def _layer_scores(self, x: Tensor, eps: float) -> Tensor:
-        if eps == 0:
+    def _layer_scores(self, x: Tensor) -> Tensor:
+        """(2) and, with a step, (3), at most 0. A step costs a backward and a forward pass a layer."""
+        if self.eps == 0:
             with torch.no_grad():
                 return self.feature_scores(PooledLayers(self.model, self.layers)(x)[1])
         with torch.enable_grad():
@@ -203,90 +189,12 @@ class Mahalanobis(Detector):
             # the gradient of half the squared distance at the features is S^-1 (f - m_c): only that goes back through the net
             at = g.gradient(f, g.nearest(f)[1]).to(f)
             (grad,) = torch.autograd.grad(f, x, at, retain_graph=layer != self.layers[-1])
-            moved = x.detach() - eps * grad.sign()  # (3)
+            moved = x.detach() - self.eps * grad.sign()  # (3)
             if self.clip and self.bounds is not None:
                 moved = moved.clamp(*self.bounds)
             with torch.no_grad():
                 scores.append(-g.nearest(PooledLayers(self.model, [layer])(moved)[1][0])[0] / 2)
         return torch.stack(scores, 1)
-
-    def set_scores(self, data: ImageSet, *, eps: float | None = None, batch_size: int = 256) -> Tensor:
-        """M (N, L) of a whole set, in its order."""
-        return torch.cat([self.layer_scores(x, eps=eps) for x, _ in batches(data, batch_size)])
-
-    def _score(self, x: Tensor) -> Tensor:
-        self._check_fitted()
-        return self.combine(self._layer_scores(x, self.eps))
-
-    # the ensemble (4)
-
-    def combine(self, scores: Tensor) -> Tensor:
-        """s (B,) from M (B, L) by the weights that are set."""
-        self._check_scores("scores", scores, 1)
-        return scores.double() @ self.weights + self.bias
-
-    def fit_ensemble(self, inside: Tensor, outside: Tensor) -> Self:
-        """Weights (4) by logistic regression from validation scores M: (N, L) of inside and (M, L) of outside samples.
-
-        s is then the log odds of inside. The penalty is chosen by 5-fold cross-validation, on scores that are standardised
-        first. Raises InputError for fewer than 10 samples on a side.
-        """
-        self._check_scores("inside", inside, LEAST)
-        self._check_scores("outside", outside, LEAST)
-        self.weights, self.bias = logistic_weights(inside, outside)
-        return self
-
-    def fit_standardised(self, inside: Tensor) -> Self:
-        """Weights without any outside sample: s is the sum over layers of M, less its mean, over its deviation."""
-        self._check_scores("inside", inside, 2)
-        deviation = inside.double().std(0).clamp_min(1e-12)
-        self.weights, self.bias = 1 / deviation, -float((inside.double().mean(0) / deviation).sum())
-        return self
-
-    def fit_on_sets(self, inside: ImageSet, outside: ImageSet, *, eps: Sequence[float] = EPS, batch_size: int = 256) -> Self:
-        """Step (3) and weights (4) from validation sets: one half fits the weights, the other chooses eps by TNR at TPR 95 %.
-
-        Of equal ones the higher AUROC, then the smaller eps is taken; then both halves fit the weights. What `outside`
-        holds, the detector is fitted to: do not call its results on the same kind of outliers "unseen". Test data raise
-        SplitError.
-        """
-        self._check_fitted()
-        if not eps:
-            raise InputError("eps", eps, "at least one length of the step")
-        with training_only():
-            refuse_test_data(inside)
-            refuse_test_data(outside)
-            scored = [
-                (self.set_scores(inside, eps=e, batch_size=batch_size), self.set_scores(outside, eps=e, batch_size=batch_size))
-                for e in sorted(eps)
-            ]
-        best = max(range(len(scored)), key=lambda i: (*self._half_and_half(*scored[i]), -i))
-        self.eps = float(sorted(eps)[best])
-        return self.fit_ensemble(*scored[best])
-
-    def fit_on_attacks(
-        self, validation: ImageSet, attack: Attack, *, eps: Sequence[float] = EPS, seed: int = 0, batch_size: int = 256
-    ) -> Self:
-        """`fit_on_sets` without outliers: validation images that `attack` breaks stand for the outside, attacked.
-
-        validation: labelled inside data that the model was not trained on; only images that the model gets right count.
-        attack: as the paper has it, FGSM. Raises InputError if it breaks fewer than 20.
-        """
-        self._check_fitted()
-        with training_only():
-            refuse_test_data(validation)
-            found = attacked_triples(self.model, validation, attack, seed=seed, batch_size=batch_size)
-        if len(found) < 2 * LEAST:
-            wanted = f"one that breaks at least {2 * LEAST}: a larger eps, or more images"
-            raise InputError("attack", f"one that breaks {len(found)} of {found.total} images", wanted)
-        inside, outside = (replace(validation, images=x, labels=found.labels) for x in (found.clean, found.attacked))
-        return self.fit_on_sets(inside, outside, eps=eps, batch_size=batch_size)
-
-    def _half_and_half(self, inside: Tensor, outside: Tensor) -> tuple[float, float]:
-        """(TNR at TPR 95 %, AUROC) on every second sample of weights fitted on the others."""
-        weights, bias = logistic_weights(inside[::2], outside[::2])
-        found = detection_metrics(inside[1::2] @ weights + bias, outside[1::2] @ weights + bias)
-        return found.tnr, found.auroc
 
     # classes (5)
 
@@ -314,20 +222,6 @@ class Mahalanobis(Detector):
         return self.gaussians[-1].classes - 1
 
     # checks, and what is saved
-
-    def _check_fitted(self) -> None:
-        if not self.gaussians:
-            raise InputError("detector", "one that was not fitted", "fit(loader) first")
-
-    def _check_scores(self, argument: str, scores: object, least: int) -> None:
-        self._check_fitted()
-        layers = len(self.gaussians)
-        if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] != layers:
-            got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise InputError(argument, got, f"scores (N, {layers}), a column for each layer")
-        if len(scores) < least or not bool(torch.isfinite(scores).all()):
-            got = f"{len(scores)} samples" if len(scores) < least else "NaN or infinity"
-            raise InputError(argument, got, f"finite scores of at least {least} samples")
 
     def _named(self, features: Sequence[Tensor]) -> list[str]:
         layers = len(self.gaussians) or len(self.layers)
