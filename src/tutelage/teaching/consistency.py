@@ -50,16 +50,16 @@ def nt_xent(views: Tensor, *, temperature: float = 0.1, negatives: Negatives = "
     check_positive("temperature", temperature, "a number > 0")
     check_choice("negatives", negatives, get_args(Negatives))
     b, v, _ = views.shape
-    u = F.normalize(views.flatten(0, 1), dim=1)
-    scores = (u @ u.T) / temperature
-    sample = torch.arange(b, device=views.device).repeat_interleave(v)
-    own = sample[:, None] == sample
-    itself = torch.eye(b * v, dtype=torch.bool, device=views.device)
-    left_out = itself
+    u = F.normalize(views, dim=2)
+    flat = u.flatten(0, 1)
+    scores = (flat @ flat.T) / temperature
+    # over pairs of views of a sample, sum u . u' = |sum u|^2 - sum |u|^2
+    positives = (u.sum(1).square().sum() - u.square().sum()) / (b * v * (v - 1) * temperature)
+    left_out = torch.eye(b * v, dtype=torch.bool, device=views.device)
     if negatives == "other_class":
         if groups is None or groups.shape != (b,):
             raise InputError("groups", None if groups is None else tuple(groups.shape), f"the class of each sample, ({b},)")
         group = groups.repeat_interleave(v)
-        left_out = itself | ((group[:, None] == group) & ~own)
-    log_share = scores - scores.masked_fill(left_out, -torch.inf).logsumexp(1, keepdim=True)
-    return -log_share[own & ~itself].mean()
+        sample = torch.arange(b, device=views.device).repeat_interleave(v)
+        left_out |= (group[:, None] == group) & (sample[:, None] != sample)
+    return scores.masked_fill(left_out, -torch.inf).logsumexp(1).mean() - positives

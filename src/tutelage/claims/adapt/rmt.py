@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tutelage.auditing.streams import Stream, StreamReport, run_stream
 from tutelage.claims.claim import Cell, Claim, ClaimConfig, Sentence
 from tutelage.claims.recipes import NETS, Recipe, teacher
+from tutelage.core.errors import InputError
 from tutelage.core.rng import derive, generator
 from tutelage.data.images import ImageSet
 from tutelage.data.sets import standard_set
@@ -143,7 +144,7 @@ def source_model(config: Config, parts: Parts, cell: Cell) -> nn.Module:
     """The source model of this unit, from the user's file or the cache."""
     if config.weights:
         if config.net in NETS:
-            raise ValueError("weights need a net of yours, package.module:function")
+            raise InputError("net", config.net, "a factory of yours with the weights, package.module:function")
         return load_model(config.net, config.weights)
     colour = config.data == "cifar10"
     shift = {"cifar10": 4, "mnist-10k": 1, "waves": 0}[config.data]
