@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tutelage.core.errors import InputError
 from tutelage.guarantees.bounds import Box, check_box, check_rows, data_box, margin_rows
 from tutelage.guarantees.layers import Activation, Affine, Sum, layers_of
-from tutelage.guarantees.linear_bounds import crown_boxes, layer_size
+from tutelage.guarantees.linear_bounds import crown_boxes, layer_size, lower_bound
 from tutelage.guarantees.solvers import Program, Solution, Solver, Vector, solve
 from tutelage.models.checks import check_inputs, check_labels
 from tutelage.models.guard import evaluating
@@ -208,9 +208,14 @@ def decide(
     check_labels(y, len(x))
     lower, upper = data_box(x, eps, bounds)
     program = ReLUProgram(net, lower, upper)
-    rows = margin_rows(y, len(program.output.constant))[0]
+    rows = margin_rows(y, len(program.output.constant)).to(program.boxes[0].center)
+    with torch.no_grad():
+        lowest = lower_bound(program.graph, program.boxes, len(program.graph.layers) - 1, rows)[0]
     undecided = False
-    for row in rows:
+    for j in lowest.argsort().tolist():  # the class nearest to winning first; what CROWN has settled needs no program
+        if lowest[j] > 0:
+            break
+        row = rows[0, j]
         found = program.minimum(row, solver, time_limit=time_limit, node_limit=node_limit)
         if found.bound > TOLERANCE * (1 + abs(found.bound)):
             continue
