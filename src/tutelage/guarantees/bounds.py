@@ -14,6 +14,7 @@ do in that layer, gamma_n = n u / (1 - n u) times |W| (|c| + r) + |b|, twice: on
 outputs are bounded, in whatever order it adds. So the bounds hold for the numbers that the net computes in the same
 precision, not only for the net of real numbers. Training does not need it: outward=False. Boxes of a deep net that was not
 trained for them widen from layer to layer, and so does this margin: give such a net and its inputs in float64.
+Sums in lower precision than the inputs' (TF32 on GPUs, autocast) or in a transformed domain (Winograd) are outside of this.
 """
 
 from __future__ import annotations
