@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tutelage.core.errors import InputError, NotFinite, SplitError
 from tutelage.data.images import ImageSet
 from tutelage.methods.adapt.rmt import RMT
+from tutelage.models.batchnorm import MixedStatistics
 from tutelage.models.loading import fingerprint
 from tutelage.models.prototypes import class_prototypes
 from tutelage.teaching.consistency import nt_xent, symmetric_cross_entropy
@@ -247,6 +248,8 @@ def test_a_state_of_another_model_or_with_other_constants_is_refused(tmp_path: P
     rmt().save(tmp_path)
     with pytest.raises(InputError, match="alpha"):
         rmt(alpha=0.0).load(tmp_path)
+    with pytest.raises(InputError, match="policy"):
+        rmt(policy=MixedStatistics(8)).load(tmp_path)
     with pytest.raises(InputError, match="source"):
         rmt(Net(seed=1)).load(tmp_path)
     with pytest.raises(InputError, match="adapter"):
@@ -296,6 +299,14 @@ def test_the_ring_answers_the_newest_sample_and_learns_when_it_is_full() -> None
     together = ring.adapt(x)
     assert together.logits.shape == (9, 3)
     assert torch.equal(together.logits[8:], found.logits)
+
+
+def test_a_mixture_of_statistics_takes_single_samples() -> None:
+    adapter = rmt(policy=MixedStatistics(16), lam=(1, 1, 0))
+    assert adapter.smallest_batch == 1
+    before = fingerprint(adapter.model)
+    adapter.adapt(batch(n=1))
+    assert fingerprint(adapter.model) != before
 
 
 def test_predicting_leaves_the_ring_as_it_was() -> None:

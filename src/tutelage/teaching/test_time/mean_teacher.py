@@ -62,7 +62,8 @@ class MeanTeacher(Adapter):
             check_callable("augment", augment, "a function of (x, generator), such as StrongAugment()")
         if warmup_samples and source is None:
             raise InputError("source", None, "training data for the warm-up, or warmup_samples=0")
-        super().__init__(model, policy or BatchStatistics(), steps=steps, seed=seed)
+        self.policy = policy or BatchStatistics()
+        super().__init__(model, self.policy, steps=steps, seed=seed)
         self.alpha, self.momentum, self.lr = float(alpha), float(momentum), lr
         self.augment: Augment = augment or StrongAugment()
         self.model.requires_grad_()
@@ -78,7 +79,8 @@ class MeanTeacher(Adapter):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**super().settings, "alpha": self.alpha, "momentum": self.momentum, "lr": self.lr}
+        own = {"alpha": self.alpha, "momentum": self.momentum, "lr": self.lr, "policy": repr(self.policy)}
+        return {**super().settings, **own}
 
     def _adapt(self, x: Tensor) -> Prediction:
         z = run_model(self.model, x)
