@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from tutelage.claims.certify.rscp_plus.nets import digits, parts
+from tutelage.claims.claim import load_claim
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.stats import empirical_bernstein, hoeffding
 from tutelage.guarantees.conformal import APS, HPS, RAPS, Score, evaluate
@@ -548,3 +550,20 @@ def test_the_optimizer_of_rct_can_be_given() -> None:
     again = copy.deepcopy(model)
     fit_rct(again, loader(), RCTConfig(eps=0.02, sigma=0.1), epochs=1, reset=False, optimizer=lambda ps: SGD(ps, lr=0.0))
     assert fingerprint(again) == fingerprint(model)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("beta", "0.06"), ("n_holdout", "5000"), ("n_train", "1797"), ("alpha", "1.5")])
+def test_settings_of_the_claim_that_cannot_work_are_refused_before_it_runs(setting: str, value: str) -> None:
+    claim = load_claim("rscp-plus")
+    with pytest.raises(InputError, match=setting):
+        claim.data(claim.config("claim", {setting: value}))
+
+
+def test_the_units_of_the_claim_draw_their_own_data_and_share_none_between_training_and_pool() -> None:
+    config = load_claim("rscp-plus").scales["claim"]
+    train, pool = parts(config, 0)  # type: ignore[arg-type]
+    assert (len(train), len(pool), train.split, pool.split) == (900, 897, "train", "test")
+    whole = torch.cat([train.images, pool.images]).flatten(1)
+    everything = digits().images.flatten(1)
+    assert torch.equal(whole.sum(0), everything.sum(0))
+    assert not torch.equal(parts(config, 1)[0].images, train.images)  # type: ignore[arg-type]

@@ -45,6 +45,8 @@ def digits() -> ImageSet:
 
 def parts(config: Config, unit: int) -> tuple[ImageSet, ImageSet]:
     """(training data, pool); of the digits each unit draws its own."""
+    if 2 * config.beta >= config.alpha:
+        raise InputError("beta", config.beta, f"a probability below alpha / 2 = {config.alpha / 2:g}")
     if config.data == "cifar10":
         train, pool = standard_set("cifar10", "train"), standard_set("cifar10", "test")
     else:
