@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-_ROOMS = ("auditing", "catalogue", "claims", "core", "data", "methods", "models", "teaching", "threats")
+_ROOMS = ("auditing", "catalogue", "claims", "core", "data", "guarantees", "methods", "models", "teaching", "threats")
 
 
 def __getattr__(name: str) -> Any:
