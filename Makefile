@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 
-.PHONY: demo test test-all lint claims bench soak docs clean
+.PHONY: demo test test-all lint claims bench bench-attacks soak docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/tutelage demo --out runs/demo
@@ -30,6 +30,12 @@ claims: $(VENV)/.full
 bench: $(VENV)/.full
 	-$(BIN)/python benchmarks/peers.py
 	for race in benchmarks/bench_*.py; do $(BIN)/python $$race || exit 1; done
+	$(BIN)/python benchmarks/report.py
+
+# the standard suite beside two AutoAttacks: about two hours, resumed where it was
+bench-attacks: $(VENV)/.full
+	-$(BIN)/python benchmarks/peers.py pyautoattack torchattacks
+	$(BIN)/python benchmarks/attack_suite.py
 	$(BIN)/python benchmarks/report.py
 
 # kill -9 at random moments, many times; writes docs/soak.json and the table of docs/reliability.md
