@@ -14,6 +14,7 @@ from test_report import EVIL, page_of
 
 from tutelage.auditing import AuditResult
 from tutelage.auditing.compare import compare
+from tutelage.auditing.flags import Flag
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.stats import holm, newcombe_paired
 
@@ -181,6 +182,15 @@ def test_an_unreliable_audit_wins_nothing_under_threats():
     audits["second"] = audited("second", SECOND, threat=SECOND, status="unreliable", warnings=["masked gradients"])
     clean, attacked = compare(audits).rows
     assert (clean.verdict, attacked.verdict) == ("no difference shown", "not reliable")
+
+
+def test_a_flag_of_another_threat_takes_nothing_away():
+    audits = pair(threat=FIRST)
+    audits["second"] = audited("second", SECOND, threat=SECOND, status="unreliable", warnings=["masked gradients"])
+    for threat, verdict in (("l2@0.5", "no difference shown"), (THREAT, "not reliable"), ("", "not reliable")):
+        flag = Flag("zero-gradients", "no gradient for 9 of 9", 9, "nothing was searched", "square-5000", threat)
+        audits["second"] = replace(audits["second"], flags=[flag])
+        assert compare(audits).rows[-1].verdict == verdict
 
 
 def test_audits_that_cannot_be_compared_are_refused():

@@ -173,13 +173,17 @@ def compare(audits: Audits, *, baselines: Audits | None = None, scale: Scale = "
             else:
                 rows.append(_difference(name, *item))
     adjusted = holm([row.p_value for row in rows]).tolist()
-    unsure = {name for name, one in audits.items() if one.status != "reliable"}
     threats = {threat for one in audits.values() for threat in one.threats}
-    judged = [
-        replace(row, p_holm=p, verdict=_verdict(row, p, row.category in threats and bool({reference, row.model} & unsure)))
-        for row, p in zip(rows, adjusted, strict=True)
-    ]
+    judged = []
+    for row, p in zip(rows, adjusted, strict=True):
+        unsure = row.category in threats and any(_doubted(audits[name], row.category) for name in (reference, row.model))
+        judged.append(replace(row, p_holm=p, verdict=_verdict(row, p, unsure)))
     return Comparison(dict(audits), reference, judged, left_out, _notes(audits), _on_the_line(audits, baselines or {}, scale))
+
+
+def _doubted(one: AuditResult, threat: str) -> bool:
+    """Whether a flag concerns this threat; audits from before the flags are doubted as a whole."""
+    return one.status != "reliable" and (not one.flags or bool(one.doubts(threat)))
 
 
 def _check_same_data(first: str, one: AuditResult, second: str, other: AuditResult, argument: str) -> None:
