@@ -41,13 +41,15 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tutelage.auditing.report  # noqa: F401
-from tutelage.auditing.audit import CURVE_FACTORS, audit
+from tutelage.auditing.audit import audit
+from tutelage.auditing.curve import CURVE_FACTORS
 from tutelage.auditing.measure import clean_and_robust
 from tutelage.auditing.state import clear_finished
 from tutelage.claims import runner
 from tutelage.claims.claim import Cell, load_claim
 from tutelage.claims.codehash import code_sha256
 from tutelage.claims.distill import mtard
+from tutelage.core import workers as pool
 from tutelage.core.cache import Cache
 from tutelage.core.environment import environment, git_state
 from tutelage.core.files import canonical_json, sha256_text, write_json
@@ -142,7 +144,7 @@ def logged_cells(folder: Path) -> None:
         def get_context(self, _: str) -> Any:
             return multiprocessing.get_context("fork")
 
-    runner.multiprocessing = Forking()  # type: ignore[assignment]
+    pool.multiprocessing = Forking()  # type: ignore[assignment]
 
 
 def finished_cells(folder: Path) -> dict[str, float]:

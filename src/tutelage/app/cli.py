@@ -196,12 +196,13 @@ def run_(
     """
     from tutelage.claims.claim import get_scale, load_claim
     from tutelage.claims.report import write_claim_report
-    from tutelage.claims.runner import get_engine, run_claim
     from tutelage.claims.runner import record as write_record
+    from tutelage.claims.runner import run_claim
     from tutelage.core.cache import default_cache_dir
     from tutelage.core.environment import git_state
     from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
+    from tutelage.core.workers import get_engine
 
     changes = dict(_pair(text) for text in set_ or [])
     size = get_scale(scale)
@@ -313,6 +314,10 @@ def audit(
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
     curve: Annotated[bool, typer.Option("--curve/--no-curve", help="Also sweep eps.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Go on although the sanity check fails.")] = False,
+    jobs: Annotated[int, typer.Option(help="Parts at once, in worker processes; the numbers stay the same.")] = 1,
+    on: Annotated[
+        str, typer.Option(help="local (worker processes) or ray (Ray tasks; a cluster if RAY_ADDRESS is set).")
+    ] = "local",
 ) -> None:
     """Audit your own image classifier: accuracy, robustness with intervals, pictures of its failures, one HTML page.
 
@@ -332,9 +337,11 @@ def audit(
     from tutelage.auditing.audit import audit as run_audit
     from tutelage.auditing.shift import read_slices
     from tutelage.auditing.state import clear_finished
+    from tutelage.core import on_ray
     from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
     from tutelage.core.runs import Run
+    from tutelage.core.workers import get_engine
     from tutelage.data.readers import read_images
     from tutelage.models.loading import load_model
     from tutelage.threats.parse import parse_threat
@@ -351,9 +358,11 @@ def audit(
 
         chosen(corruptions)
     sets = _sets(shift or [])
-    for option, value, least in (("n", n, 0), ("size", size, 0), ("batch-size", batch_size, 1)):
+    for option, value, least in (("n", n, 0), ("size", size, 0), ("batch-size", batch_size, 1), ("jobs", jobs, 1)):
         if value < least:
             raise InputError(option, value, f"at least {least}")
+    if (engine := get_engine(on)) == "ray":
+        on_ray.require()
     check_folder(folder)
     config: dict[str, Any] = {"model": model, "weights": str(weights or ""), "data": data, "threats": wanted, "n": n,
                               "size": size, "batch_size": batch_size, "seed": seed, "curve": curve, "force": force}  # fmt: skip
@@ -379,7 +388,7 @@ def audit(
         result = run_audit(
             net, images, threats=wanted, corruptions=corruptions or None, baseline=baseline, shifts=shifts, slices=parts,
             n=None if pictures else n or None, batch_size=batch_size, seed=seed, curve=curve, force=force, name=name or model,
-            state=folder / "state", progress=progress,
+            state=folder / "state", jobs=jobs, on=engine, factory=model, progress=progress,
         )  # fmt: skip
         if pictures:
             edits = audited_attributes(net, pictures, name=result.model["name"], batch_size=batch_size, progress=progress)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from warnings import warn
 
@@ -15,36 +16,35 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.auditing import flags as checks
+from tutelage.auditing import shards
 from tutelage.auditing.buffers import KeptBuffers
+from tutelage.auditing.curve import CURVE_SAMPLES, Sweep, sweep, swept_budgets
 from tutelage.auditing.flags import Flag
 from tutelage.auditing.measure import Measured, attack_set, device_of, predict
-from tutelage.auditing.result import AuditResult, AuditRow, Curve, Example, accuracy_row
+from tutelage.auditing.result import AuditResult, AuditRow, Example, accuracy_row
 from tutelage.auditing.shift import aligned, disparity_rows, shift_rows
 from tutelage.auditing.state import State, file_name, identity
+from tutelage.core import on_ray
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment
 from tutelage.core.errors import AuditError, InputError, Interrupted, ModelChanged
 from tutelage.core.files import check_folder
 from tutelage.core.progress import QUIET, Progress
-from tutelage.core.rng import generator
+from tutelage.core.workers import Engine, get_engine
 from tutelage.data.images import ImageSet
 from tutelage.data.readers import Images, as_images
-from tutelage.models.black_box import is_differentiable
 from tutelage.models.checks import check_labels, run_model
 from tutelage.models.guard import evaluating
 from tutelage.models.loading import fingerprint
 from tutelage.threats.black_box import for_model
 from tutelage.threats.budgets import Budget
-from tutelage.threats.engine import PGD, Attack
-from tutelage.threats.objectives import margin
+from tutelage.threats.engine import Attack
 from tutelage.threats.parse import parse_threat
 from tutelage.threats.suite import Suite
 
 if TYPE_CHECKING:
     from tutelage.auditing.corruption import Corruptions
 
-CURVE_FACTORS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-CURVE_SAMPLES = 500
 EXAMPLES = 24
 THREATS = ("linf@8/255",)
 SHIFT_NAME = re.compile(r"\w[\w .+-]*")
@@ -66,6 +66,9 @@ def audit(
     force: bool = False,
     name: str | None = None,
     state: Path | str | None = None,
+    jobs: int = 1,
+    on: Engine = "local",
+    factory: str = "",
     progress: Progress = QUIET,
 ) -> AuditResult:
     """Measure a classifier on clean data and under threats, with 95 % intervals, a curve over eps and the worst examples.
@@ -87,6 +90,10 @@ def audit(
     state: a folder for finished parts. After a kill or Ctrl-C the same call takes them over, and the result is the one of
         an audit that nobody stopped. Parts of another model, data, threat, seed, batch size, device, thread count or
         version are not used. They stay until `auditing.state.clear_finished` (or you) removes them.
+    jobs: parts at once (batches under a threat, curves, corruptions), in worker processes with as many threads each as this
+        one, so that the result is the same to the last bit; on="ray" makes them Ray tasks (`auditing.shards`). A script
+        calls this below `if __name__ == "__main__":`. factory: from what `load_model` workers make the model again, if it
+        cannot be pickled; its weights come from here.
 
     The sanity check comes first. It raises AuditError for outputs that are probabilities and for an accuracy that is not
     above chance, ModelChanged for a model whose buffers change, InputError for wrong shapes, ranges, labels, NaN or unknown
@@ -110,6 +117,11 @@ def audit(
     check_integer("seed", seed, low=-(2**63))
     if n is not None:
         check_integer("n", n)
+    check_integer("jobs", jobs)
+    if get_engine(on) == "ray":
+        on_ray.require()
+    if not isinstance(factory, str):
+        raise InputError("factory", factory, "what load_model takes, such as file.py:function")
     if slices is not None and not isinstance(slices, Mapping):
         raise InputError("slices", type(slices).__name__, "a mapping of names to positions or masks")
     if name is not None and not isinstance(name, str):
@@ -123,7 +135,8 @@ def audit(
         images = images.split_off(n, split=images.split)[1]
     masks = _masks(slices or {}, len(images))
     natural = _natural(images, corruptions, baseline, shifts or {})
-    given = model
+    given, shared = model, jobs > 1 or on == "ray"
+    handed = shards.hand_over(given, suites, natural.corruptions, factory) if shared else None
     model, flags = _sanity(given, images, suites, force)
     sha256 = fingerprint(given)
     random = any(flag.slug == "random-model" for flag in flags)
@@ -135,11 +148,23 @@ def audit(
     flags += _above_chance(clean, images, force)
     rows = [accuracy_row("clean", "clean", clean)]
     right: dict[str, Tensor] = {"clean": clean}
-    sweeps: dict[str, _Sweep] = {}
+    sweeps: dict[str, Sweep] = {}
     examples: list[Example] = []
     cost: list[dict[str, object]] = []
-    with _kept(state, sha256, model, images, suites, natural, seed, batch_size, progress) as parts:
+    swept = swept_budgets(model, suites) if curve else {}
+    about = None
+    if state is not None or shared:
+        about = identity(sha256, model, images, suites, seed, batch_size, str(device_of(model)), natural.identity)
+    with _kept(state, about, shared, progress) as parts:
         parts.check_model(logits)
+        if handed is not None and parts.folder is not None:
+            handed = replace(handed, forget=model is not given)
+            first = None if random else logits[:batch_size]
+            threads, place = torch.get_num_threads(), parts.folder.resolve()
+            work = shards.Work(handed, images, seed, batch_size, threads, place, parts.about, first)
+            tasks = list(shards.tasks_of(len(images), suites, swept, natural.corruptions, batch_size))
+            where = f"its finished parts are in {state}" if state is not None and about else ""
+            shards.compute_parts(parts, work, tasks, jobs=jobs, on=on, kept=where, progress=progress)
         for number, suite in enumerate(suites):
             threat, kept = _name(suite), parts.batches(suite, number)
             measured = attack_set(model, images, kept, seed=seed, batch_size=batch_size, progress=progress)
@@ -160,12 +185,9 @@ def audit(
                 }
             )
             norm = suite.budget.norm
-            # one curve a norm, through every eps that is audited in it; by gradients
-            if curve and norm not in sweeps and is_differentiable(model):
-                budgets = [other.budget for other in suites if other.budget.norm == norm]
-                sweeps[norm] = _sweep(model, images, budgets, seed, batch_size, progress, parts)
-            sweep = sweeps.get(norm)
-            examples += _examples(model, images, clean, measured, threat, suite.budget, sweep, batch_size)
+            if norm in swept and norm not in sweeps:
+                sweeps[norm] = sweep(model, images, swept[norm], seed, batch_size, progress, parts)
+            examples += _examples(model, images, clean, measured, threat, suite.budget, sweeps.get(norm), batch_size)
         changed = natural.measure(model, images, seed, batch_size, progress, parts)
         parts.finished()
     rows += natural.rows(changed, images, clean)
@@ -174,7 +196,7 @@ def audit(
         rows += _class_rows(shifted, changed[shift], shift)
     return AuditResult(
         rows=rows,
-        curves=[sweep.curve for sweep in sweeps.values()],
+        curves=[one.curve for one in sweeps.values()],
         examples=examples,
         classes=images.classes,
         status="unreliable" if any(flag.unreliable for flag in flags) else "reliable",
@@ -194,30 +216,24 @@ def audit(
             "sha256": sha256,
         },
         data={**images.describe(), "classes": len(images.classes)},
-        environment=environment(str(device_of(model))),
+        environment={**environment(str(device_of(model))), **({"jobs": jobs, "on": on} if shared else {})},
         seconds=time.monotonic() - start,
         predictions={under: mask.tolist() for under, mask in (right | changed).items()},
     )
 
 
 @contextmanager
-def _kept(
-    folder: Path | str | None,
-    sha256: str,
-    model: nn.Module,
-    images: ImageSet,
-    suites: Sequence[Suite],
-    natural: _Natural,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> Iterator[State]:
-    """The state of this audit; Ctrl-C then says how to go on."""
-    about = folder and identity(sha256, model, images, suites, seed, batch_size, str(device_of(model)), natural.identity)
+def _kept(folder: Path | str | None, about: dict[str, Any] | None, shared: bool, progress: Progress) -> Iterator[State]:
+    """The state of this audit; Ctrl-C then says how to go on.
+
+    shared: workers leave their parts in it, so without a folder it has one for as long as it lasts.
+    """
     if folder is None or not about:
         if folder is not None:
             warn(f"nothing is kept in {folder}: a threat uses a function without a name (a lambda, an object)", stacklevel=4)
-        yield State(None, {})
+        with ExitStack() as stack:
+            place = Path(stack.enter_context(TemporaryDirectory(prefix="tutelage-"))) if shared else None
+            yield stack.enter_context(State(place, about or {}))
         return
     with State(Path(folder), about, progress) as parts:
         try:
@@ -438,57 +454,6 @@ def _class_rows(images: ImageSet, right: Tensor, under: str) -> list[AuditRow]:
     return [*rows, *disparity_rows(right, images.labels, under)]
 
 
-@dataclass
-class _Sweep:
-    curve: Curve
-    breaks_at: dict[int, float]  # position in the audited set -> smallest eps that broke it
-
-
-def _sweep(
-    model: nn.Module,
-    images: ImageSet,
-    budgets: Sequence[Budget],
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-    parts: State,
-) -> _Sweep:
-    """Accuracy over eps, from small to large; what a small budget broke is broken in every larger one.
-
-    The budgets have one norm; the grid holds multiples of the eps of each.
-    """
-    norm = budgets[0].norm
-    grid = sorted({round(float(budget.eps) * factor, 12) for budget in budgets for factor in CURVE_FACTORS})
-    positions = torch.arange(len(images))
-    if len(images) > CURVE_SAMPLES:
-        order = torch.randperm(len(images), generator=generator(seed, "curve"))
-        positions = order[:CURVE_SAMPLES].sort().values
-    part = images.take(positions)
-    broken = predict(model, part, batch_size=batch_size).argmax(1) != part.labels
-    breaks_at = torch.where(broken, 0.0, torch.inf)
-    eps_grid, shares = [0.0], [accuracy_row("", "", ~broken)]
-    with progress.task(f"curve over {norm} eps", len(grid)) as task:
-        for eps in grid:
-            budget = replace(budgets[0], eps=eps)
-            attacks = Suite(budget, (("CE", PGD(budget)), ("margin", PGD(budget, objective=margin))))
-            left = (~broken).nonzero().squeeze(1)
-            if len(left):
-
-                def point(left: Tensor = left, attacks: Suite = attacks) -> tuple[dict[str, Tensor], dict[str, object]]:
-                    found = attack_set(model, part.take(left), attacks, seed=seed, batch_size=batch_size)
-                    return {"left": left, "broken": found.broken}, {}
-
-                found, _ = parts.part(file_name(f"curve-{norm}-{eps!r}"), point)
-                hit = found["left"][found["broken"]]
-                broken[hit] = True
-                breaks_at[hit] = eps
-            eps_grid.append(eps)
-            shares.append(accuracy_row("", "", ~broken))
-            task.advance()
-    curve = Curve(norm, tuple(eps_grid), tuple(s.value for s in shares), tuple(s.ci95 for s in shares), len(part))
-    return _Sweep(curve, {int(p): float(b) for p, b in zip(positions, breaks_at, strict=True) if b < torch.inf})
-
-
 def _examples(
     model: nn.Module,
     images: ImageSet,
@@ -496,7 +461,7 @@ def _examples(
     measured: Measured,
     threat: str,
     budget: Budget,
-    sweep: _Sweep | None,
+    swept: Sweep | None,
     batch_size: int,
 ) -> list[Example]:
     """The broken samples that needed the smallest change, then those with the most confident mistake."""
@@ -510,7 +475,7 @@ def _examples(
         logits = torch.cat([model(part.to(device)).float().cpu() for part in torch.split(x_adv, batch_size)])
     confidence, predicted = logits.softmax(1).max(1)
     sizes = budget.size(originals, x_adv)
-    known = sweep.breaks_at if sweep else {}
+    known = swept.breaks_at if swept else {}
     largest = float(budget.eps)
     rank = [(known.get(int(p), largest), -float(c)) for p, c in zip(turned, confidence, strict=True)]
     order = sorted(range(len(turned)), key=rank.__getitem__)[:EXAMPLES]

@@ -78,6 +78,16 @@ def describe(corruptions: Sequence[Corruption]) -> dict[str, Any]:
     return {"names": [str(one) for one in corruptions], "constants": corruptions[0].constants, **frost}
 
 
+def piece_names(corruption: Corruption, n: int, batch_size: int) -> list[str]:
+    """What the parts of a corruption of n images are called, each of up to PART images in whole batches."""
+    count = -(-n // _step(batch_size))
+    return [file_name(f"corruption-{corruption.name}-{corruption.severity}-{number:06d}") for number in range(count)]
+
+
+def _step(batch_size: int) -> int:
+    return max(1, PART // batch_size) * batch_size
+
+
 def corrupted(
     model: nn.Module,
     images: ImageSet,
@@ -94,12 +104,12 @@ def corrupted(
     """
     device, n = device_of(model), len(images)
     seeds = torch.randint(2**48, (n,), generator=generator(seed, "corruptions"))
-    step = max(1, PART // batch_size) * batch_size
+    step = _step(batch_size)
     found = {}
     with evaluating(model), torch.no_grad(), progress.task("corruptions", len(corruptions) * n) as task:
         for corruption in corruptions:
             pieces = []
-            for start in range(0, n, step):
+            for start, place in zip(range(0, n, step), piece_names(corruption, n, batch_size), strict=True):
                 stop = min(n, start + step)
 
                 def piece(
@@ -113,7 +123,6 @@ def corrupted(
                         right.append(logits.argmax(1).cpu() == y)
                     return {"right": torch.cat(right)}, {}
 
-                place = file_name(f"corruption-{corruption.name}-{corruption.severity}-{start // step:06d}")
                 pieces.append(parts.part(place, piece)[0]["right"])
                 task.advance(stop - start)
             found[str(corruption)] = torch.cat(pieces)

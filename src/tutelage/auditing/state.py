@@ -42,9 +42,9 @@ from tutelage.threats.suite import Stage, Suite, SuiteResult
 FORMAT = "tutelage-audit-state-1"
 FINISHED = "finished.json"
 # whatever these hold decides what a part is; a part of other code is not used
-CODE = ("threats/*.py", "threats/corruptions/*.py", "auditing/audit.py", "auditing/corruption.py", "auditing/measure.py",
-        "auditing/state.py", "core/rng.py", "data/images.py", "models/checks.py", "models/guard.py",
-        "models/quick.py")  # fmt: skip
+CODE = ("threats/*.py", "threats/corruptions/*.py", "auditing/audit.py", "auditing/corruption.py", "auditing/curve.py",
+        "auditing/measure.py", "auditing/shards.py", "auditing/state.py", "core/rng.py", "data/images.py", "models/checks.py",
+        "models/guard.py", "models/quick.py")  # fmt: skip
 
 
 def identity(
@@ -82,7 +82,10 @@ def identity(
 
 
 class State:
-    """The parts of one audit, below `folder` (None: nothing is kept). A context: nobody else may use them meanwhile."""
+    """The parts of one audit, below `folder` (None: nothing is kept). A context: nobody else may use them meanwhile.
+
+    The workers of that audit use a State of their own without entering it.
+    """
 
     def __init__(self, folder: Path | None, about: dict[str, Any], progress: Progress = QUIET) -> None:
         self.folder, self.about, self.progress = folder, about, progress
@@ -139,9 +142,18 @@ class State:
             self._write(name, *found)
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that part; it is checked when it is read."""
+        return self.own is not None and (self.own / f"{name}.safetensors").exists()
+
+    def found(self, name: str) -> dict[str, Tensor] | None:
+        """The tensors of a part; None if it is not there or damaged, which is told."""
+        part = self._read(name) if self.own is not None else None
+        return None if part is None else part[0]
+
     def batches(self, suite: Suite, number: int) -> Suite | KeptSuite:
         """`suite`, the threat of that number, with its finished batches taken over."""
-        return suite if self.own is None else KeptSuite(suite, self, file_name(f"{number}-{suite.name}"))
+        return suite if self.own is None else KeptSuite(suite, self, place_of(suite, number))
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         assert self.own is not None
@@ -237,6 +249,11 @@ def clear_finished(folder: Path | str) -> None:
         mark.parent.with_suffix(".lock").unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def place_of(suite: Suite, number: int) -> str:
+    """How the names of the parts of `suite`, the threat of that number, begin."""
+    return file_name(f"{number}-{suite.name}")
 
 
 def file_name(text: str) -> str:

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
-import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import torch
 
-from tutelage.claims import on_ray
 from tutelage.claims.claim import Cell, Claim, ClaimConfig, ClaimResult, Row, Scale, get_scale, load_claim
 from tutelage.claims.codehash import code_sha256
 from tutelage.claims.verdict import judge
+from tutelage.core import on_ray
 from tutelage.core.cache import Cache
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment, git_state
-from tutelage.core.errors import InputError, Interrupted, MissingError, TutelageError, WriteError
+from tutelage.core.errors import InputError, Interrupted, MissingError, WriteError
 from tutelage.core.files import check_folder, write_atomic
-from tutelage.core.memory import keep_memory
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.runs import Run
+from tutelage.core.workers import Engine, get_engine, in_workers
 from tutelage.teaching.processes import launched
-
-Engine = Literal["local", "ray"]
 
 
 def run_claim(
@@ -49,7 +43,7 @@ def run_claim(
     """Run the claim of `slug`: every arm on every unit, then the verdict.
 
     changes: config fields by name (`--set`). seeds: number of units instead of the scale's own. jobs: cells at once, in
-    worker processes that share the cores; on="ray" makes them Ray tasks of one core each (`claims.on_ray`).
+    worker processes that share the cores; on="ray" makes them Ray tasks of one core each (`core.on_ray`).
     out: the run folder (written: run.json, result.json). cache: where finished cells and trained teachers are kept; a
     cell with the same code, config, unit and threads is not computed again.
     A cell that fails is kept as a failed row; the others go on.
@@ -101,14 +95,6 @@ def run_claim(
     if out is not None:
         write_atomic(out / "result.json", result.model_dump_json(indent=1) + "\n")
     return result
-
-
-def get_engine(name: str) -> Engine:
-    """The engine of that name, or an InputError."""
-    for engine in get_args(Engine):
-        if engine == name:
-            return cast(Engine, engine)
-    raise InputError("on", name, "local or ray")
 
 
 def record(result: ClaimResult, folder: Path | None = None) -> Path:
@@ -175,46 +161,13 @@ def _rows(
         elif jobs == 1:
             rows = (_cell(*one, progress=progress) for one in arguments)
         else:
-            rows = _in_workers(arguments, jobs)
-        for row in rows:
-            task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
-            yield row
-
-
-def _in_workers(arguments: list[tuple[Any, ...]], jobs: int) -> Iterator[Row]:
-    # spawned workers share nothing with this process but the cache
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker)
-    try:
-        waiting: set[Future[Row]] = {pool.submit(_cell, *one) for one in arguments}
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise TutelageError(
-            "a worker process was killed, perhaps for its memory; finished cells are cached: run it again with fewer jobs"
-        ) from error
-    except KeyboardInterrupt as error:
-        raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    keep_memory()
-    _end_with_the_run()
-
-
-def _end_with_the_run() -> None:
-    """A worker holds both ends of its queue, so it would wait for ever for the work of a run that was killed: it ends."""
-    run = multiprocessing.parent_process()
-    assert run is not None
-
-    def watch() -> None:
-        run.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+            rows = in_workers(_cell, arguments, jobs=jobs, kept="finished cells are cached")
+        try:
+            for row in rows:
+                task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
+                yield row
+        except KeyboardInterrupt as error:
+            raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
 
 
 def _cell(
