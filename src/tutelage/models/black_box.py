@@ -8,6 +8,7 @@ difference of two of them, which a margin objective climbs, does not die out whe
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -41,7 +42,7 @@ def check_differentiable(model: nn.Module, what: str) -> None:
         raise InputError("model", f"{type(model).__name__}, which gives no gradients, for {what}", BLACK_BOX)
 
 
-class BlackBox(nn.Module):
+class BlackBox(nn.Module, ABC):
     """Base of models that only answer. A gradient attack on one is refused with a sentence."""
 
     differentiable = False
@@ -53,9 +54,9 @@ class BlackBox(nn.Module):
         with torch.no_grad():
             return self.answer(x.detach()).to(x.device)
 
+    @abstractmethod
     def answer(self, x: Tensor) -> Tensor:
         """Logits (B, classes), float32, of x (B, ...)."""
-        raise NotImplementedError
 
     def identity(self) -> str:
         """What stands for its weights in a fingerprint; the same in every process."""
