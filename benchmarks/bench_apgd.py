@@ -5,10 +5,9 @@ As in bench_pgd.py: the bare side makes the same 100 gradients and 2 forward pas
 
 from __future__ import annotations
 
-from bench_pgd import gradients, passes
-from common import Outcome, race, report, settings
+from bench_pgd import allocators, race_with_passes
+from common import settings
 
-from tutelage.core.memory import keep_memory
 from tutelage.core.rng import generator, seeded
 from tutelage.data.sets import fashion_mnist_subset
 from tutelage.models.cnn import SmallCNN
@@ -24,40 +23,20 @@ def main() -> None:
     x, y = fashion_mnist_subset("train")[list(range(batch))]
     with seeded(0):
         small, deep = SmallCNN(32), resnet(20, channels=1)
-    for allocator in ("default", "keeps its memory"):
-        if allocator != "default" and not keep_memory():
-            print("this allocator cannot be told to keep its memory: races with one that does are left out")
-            break
-        for name, net, budget in (
+    for memory_kept in allocators():
+        for net_name, net, budget in (
             ("SmallCNN(32)", small, Linf(0.1)),
             ("SmallCNN(32)", small, L2(1.0)),
             ("ResNet-20", deep, Linf(0.1)),
         ):
-            if net is deep and allocator != "default":  # its passes are so long that the allocator does not matter
+            if net is deep and memory_kept:  # its passes are so long that the allocator does not matter
                 continue
             attack = APGD(budget, steps, retire=False)
             found = attack.run(net, x, y, generator(0))
             if (found.forward, found.backward) != ((steps + 2) * batch, steps * batch):
                 raise SystemExit(f"APGD made {found.forward // batch} forward passes, {found.backward // batch} gradients")
-            rounds = race(
-                {
-                    "ours": lambda net=net, attack=attack: attack.run(net, x, y, generator(0)),
-                    "passes": lambda net=net: passes(net, x, y, steps),
-                    "gradients": lambda net=net: gradients(net, x, y, steps),
-                },
-                how.rounds,
-            )
-            alone = Outcome("", "pgd", "", "", [[r["ours"], r["gradients"]] for r in rounds])
-            outcome = Outcome(
-                f"APGD-{steps} {budget}, {name}, batch {batch}" + (", memory kept" if allocator != "default" else ""),
-                "pgd",
-                f"APGD-{steps}, retire=False",
-                f"its {steps} gradients and 2 forward passes",
-                [[r["ours"], r["passes"]] for r in rounds],
-                wanted="<= 1.05",
-                notes={f"ratio to the {steps} gradients alone": round(alone.ratio, 3), "allocator": allocator},
-            )
-            report(outcome, how)
+            name = f"APGD-{steps} {budget}, {net_name}"
+            race_with_passes(attack, f"APGD-{steps}", name, net, x, y, how, memory_kept=memory_kept)
 
 
 if __name__ == "__main__":

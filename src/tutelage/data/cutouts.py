@@ -18,7 +18,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from PIL import Image, ImageOps
 from scipy import ndimage
 from torch import Tensor
 
-from tutelage.core.checks import check_choice, check_integer
+from tutelage.core.checks import check_integer
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors
 from tutelage.data.checks import check_image_arrays
@@ -86,11 +86,7 @@ class CutoutSet:
     origin: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        classes: object = self.classes
-        if isinstance(classes, str) or not all(isinstance(name, str) for name in self.classes):
-            raise InputError("classes", self.classes, "a tuple of class names")
-        check_choice("split", self.split, get_args(Split))
-        check_image_arrays(self.colours, self.labels, len(self.classes))
+        ImageSet(self.colours, self.labels, self.classes, split=self.split)  # raises InputError
         n, _, h, w = self.colours.shape
         check_image_arrays(self.backgrounds, self.labels[:1].expand(len(self.backgrounds)), None)
         if tuple(self.backgrounds.shape) not in ((n, *self.colours.shape[1:]), (1, *self.colours.shape[1:])):
