@@ -15,7 +15,7 @@ import torch
 
 from tutelage.core.errors import InputError, MissingError, SplitError
 from tutelage.data import fashion_mnist_subset, standard_set, training_only
-from tutelage.data.sets import CIFAR10_CLASSES, FASHION_CLASSES, STANDARD
+from tutelage.data.sets import CIFAR10_CLASSES, FASHION_CLASSES, STANDARD, digits
 
 here = pytest.mark.skipif(
     not os.environ.get("TUTELAGE_DATA"), reason="TUTELAGE_DATA is not set: put the standard sets there, see data/sets.py"
@@ -203,3 +203,13 @@ def test_cifar10() -> None:
     # the official channel means, which a JPEG copy moves little
     means = test.images.float().mean((0, 2, 3)) / 255
     torch.testing.assert_close(means, torch.tensor([0.4942, 0.4851, 0.4504]), atol=1e-3, rtol=0)
+
+
+def test_scikit_learns_digits_are_1797_images_of_16_grey_levels_in_its_order() -> None:
+    from sklearn.datasets import load_digits
+
+    found, theirs = digits(), load_digits()
+    assert tuple(found.images.shape) == (1797, 1, 8, 8)
+    assert torch.equal(found.images[:, 0] * 16, torch.from_numpy(theirs.images).float())
+    assert found.labels.tolist() == theirs.target.tolist()
+    assert found.split == ""  # no official split: who uses them makes one

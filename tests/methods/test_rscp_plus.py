@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from tutelage.claims.certify.rscp_plus.nets import digits, parts
+from tutelage.claims.certify.rscp_plus.nets import parts
 from tutelage.claims.claim import load_claim
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.stats import empirical_bernstein, hoeffding
+from tutelage.data.sets import digits
 from tutelage.guarantees.conformal import APS, HPS, RAPS, Score, evaluate
 from tutelage.guarantees.noise import GaussianNoise, PassBudget
 from tutelage.methods.certify.rscp_plus import (

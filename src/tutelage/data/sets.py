@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -111,6 +112,16 @@ def fashion_mnist_subset(split: Literal["train", "test"]) -> ImageSet:
         name="Fashion-MNIST subset (bundled)",
         split=split,
     )
+
+
+@cache
+def digits() -> ImageSet:
+    """The 1,797 images 1x8x8 of digits that scikit-learn brings along, in its order; they have no official split."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = torch.from_numpy(found.images).float().div(16)[:, None]
+    return ImageSet(images, torch.from_numpy(found.target).long(), DIGITS, name="scikit-learn digits")
 
 
 def standard_set(name: str, split: Literal["train", "test"]) -> ImageSet:

@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -26,7 +25,7 @@ from tutelage.auditing.measure import attack_set, predict
 from tutelage.claims.claim import Cell, Claim, ClaimConfig, Sentence
 from tutelage.core.rng import derive, generator, seeded
 from tutelage.data.images import ImageSet
-from tutelage.data.sets import standard_set
+from tutelage.data.sets import digits, standard_set
 from tutelage.guarantees.certify import certify
 from tutelage.guarantees.layers import layers_of
 from tutelage.methods.certify.ibp_tightness import (
@@ -119,20 +118,12 @@ def build(shape: str, config: Config, data: ImageSet, seed: int) -> nn.Module:
 def splits(config: Config) -> tuple[ImageSet, ImageSet]:
     """(training, test); the validation part is taken out and not read here, the same for every unit."""
     if config.data == "digits":
-        whole, test = _digits().split_off(597, split="test")
+        whole, test = digits().split_off(597, split="test")
         whole = whole.take(slice(None), "train")
     else:
         whole, test = standard_set(config.data, "train"), standard_set(config.data, "test")
     train, _ = whole.split_off(config.n_validation)
     return train, test.split_off(config.n_test, split="test")[1] if config.n_test else test
-
-
-def _digits() -> ImageSet:
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = torch.from_numpy(found.images).float().div(16)[:, None]
-    return ImageSet(images, torch.from_numpy(found.target).long(), tuple("0123456789"), name="scikit-learn digits")
 
 
 def cell(cell: Cell) -> Mapping[str, float]:

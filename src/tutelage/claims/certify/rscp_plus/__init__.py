@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.claims.certify.rscp_plus.config import Config
-from tutelage.claims.certify.rscp_plus.nets import Head, digits, parts, prepared
+from tutelage.claims.certify.rscp_plus.nets import Head, parts, prepared
 from tutelage.claims.claim import Cell, Claim, Sentence
 from tutelage.core.rng import derive, generator
 from tutelage.core.stats import conformal_quantile
+from tutelage.data.sets import digits
 from tutelage.guarantees.conformal import evaluate
 from tutelage.guarantees.noise import GaussianNoise
 from tutelage.methods.certify.rscp_plus import (

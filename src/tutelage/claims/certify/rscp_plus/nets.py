@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from tutelage.core.errors import InputError
 from tutelage.core.files import write_atomic
 from tutelage.core.rng import derive, generator, normal, seeded
 from tutelage.data.images import Augment, ImageSet, composed, random_flip, random_shift
-from tutelage.data.sets import standard_set
+from tutelage.data.sets import digits, standard_set
 from tutelage.guarantees.noise import GaussianNoise
 from tutelage.methods.certify.rscp_plus import RCTConfig, SmoothedScore, attack_sets
 from tutelage.methods.certify.rscp_plus.training import Features, RCTLoss, noisy_logits, retrain_head
@@ -31,16 +30,6 @@ from tutelage.teaching.objectives import CrossEntropy, pair
 from tutelage.teaching.schedules import warmup_cosine
 
 Head = Literal["", "rct", "cross-entropy"]
-
-
-@cache
-def digits() -> ImageSet:
-    """The 1,797 images of 8x8 pixels that scikit-learn brings along."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = torch.from_numpy(found.images).float().div(16)[:, None]
-    return ImageSet(images, torch.from_numpy(found.target).long(), tuple("0123456789"), name="scikit-learn digits")
 
 
 def parts(config: Config, unit: int) -> tuple[ImageSet, ImageSet]:

@@ -26,13 +26,13 @@ from tutelage.claims.understand.accuracy_disparity.tasks import (
     Task,
     breast_cancer_arrays,
     class_pairs,
-    digits,
     image_splits,
     tasks,
 )
 from tutelage.core.files import sha256_tensors
 from tutelage.core.rng import derive, generator
 from tutelage.data.images import ImageSet
+from tutelage.data.sets import digits
 from tutelage.methods.understand.accuracy_disparity.measure import (
     Samples,
     arrays,

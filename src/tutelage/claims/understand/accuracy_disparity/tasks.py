@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from tutelage.claims.understand.accuracy_disparity.config import Config
 from tutelage.core.errors import InputError
 from tutelage.core.rng import derive, generator
 from tutelage.data.images import ImageSet
-from tutelage.data.sets import fashion_mnist_subset, standard_set
+from tutelage.data.sets import digits, fashion_mnist_subset, standard_set
 from tutelage.methods.understand.accuracy_disparity.measure import Samples, class_pair
 
 DIGIT_PAIRS = "1/7 3/8"
@@ -60,16 +59,6 @@ def image_splits(name: str, unit: int) -> tuple[ImageSet, ImageSet]:
     whole = digits()
     train, test = whole.split_off(len(whole) // 3, seed=derive(unit, "digits"), split="test")
     return train.take(slice(None), "train"), test
-
-
-@cache
-def digits() -> ImageSet:
-    """1,797 images of 8x8 pixels; reading them takes longer than a small training."""
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = torch.from_numpy(found.images).float().div(16)[:, None]
-    return ImageSet(images, torch.from_numpy(found.target).long(), tuple("0123456789"), name="scikit-learn digits")
 
 
 def _breast_cancer(unit: int) -> Task:
