@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from nets import TwoPaths, mixed, mlp
@@ -221,6 +223,44 @@ def test_batch_statistics_stand_in_for_running_ones():
     graph = layers_of(net, x)
     boxes = propagate(graph, Box(x, torch.zeros_like(x)), outward=False, statistics=statistics)
     torch.testing.assert_close(output_box(graph, boxes, None).center, net.train()(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("outward", [False, True])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(lambda: SmallCNN(4), 28), (lambda: resnet(8, width=4, channels=1), 16), (TwoPaths, 6), (lambda: mixed(nn.ReLU()), 13)],
+    ids=["cnn", "resnet", "paths", "mixed"],
+)
+def test_memory_that_is_used_again_changes_nothing(make: Callable[[], nn.Module], size: int, outward: bool):
+    """keep=False gives the same last box and margins, bit for bit, and leaves the given box as it was."""
+    with seeded(0):
+        net = make().eval()
+        x = torch.rand(5, 1, size, size)
+    graph, box = layers_of(net, x), Box.between(*data_box(x, 0.1), outward)
+    before = box.center.clone(), box.radius.clone()
+    y = torch.arange(5) % graph.layers[-1].shape[0]
+    with torch.no_grad():
+        kept = propagate(graph, box, outward=outward)
+        lean = propagate(graph, box, outward=outward, keep=False)
+        for one, other in [(kept[-1], lean[-1]), (margin_box(graph, b, y, outward=outward) for b in (kept, lean))]:
+            assert torch.equal(one.center, other.center)
+            assert torch.equal(one.radius, other.radius)
+    assert torch.equal(box.center, before[0])
+    assert torch.equal(box.radius, before[1])
+    assert sum(b.center.numel() > 0 for b in lean) <= 2
+
+
+def test_gradients_do_not_need_kept_boxes():
+    x = torch.rand(3, 1, 28, 28, generator=generator(0, "x"))
+    found = []
+    for keep in (True, False):
+        with seeded(0):
+            net = SmallCNN(4).eval()
+        graph = layers_of(net, x)
+        propagate(graph, Box.between(*data_box(x, 0.1), False), outward=False, keep=keep)[-1].lower.sum().backward()
+        found.append([p.grad for p in net.parameters()])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_net_comes_back_as_it_was():

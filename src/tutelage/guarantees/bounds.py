@@ -80,44 +80,81 @@ def ibp_bounds(
     check_box(lower, upper)
     graph = layers_of(net, lower)
     rows = check_rows(rows, graph, len(lower))
-    boxes = propagate(graph, Box.between(lower, upper, outward), outward=outward)
+    boxes = propagate(graph, Box.between(lower, upper, outward), outward=outward, keep=False)
     return output_box(graph, boxes, rows, outward=outward).ends(outward)
 
 
-def propagate(graph: LayerGraph, box: Box, *, outward: bool = True, statistics: Statistics | None = None) -> list[Box]:
-    """The box of every layer, by its position in the graph. statistics: of BatchNorms, instead of the running ones."""
-    boxes = [box]
-    for layer in graph.layers[1:]:
-        boxes.append(step(layer, boxes, outward=outward, statistics=statistics))
+def propagate(
+    graph: LayerGraph, box: Box, *, outward: bool = True, statistics: Statistics | None = None, keep: bool = True
+) -> list[Box]:
+    """The box of every layer, by its position in the graph. statistics: of BatchNorms, instead of the running ones.
+
+    keep=False: an empty box stands for each that `output_box` and `margin_box` do not need. Its memory is used again, as in
+    a forward pass, which makes a pass of a deep net faster.
+    """
+    boxes, users = [box], _users(graph)
+    last = graph.layers[-1]
+    needed = last.inputs if isinstance(last, Affine) else ()
+    for i, layer in enumerate(graph.layers[1:], 1):
+        spent = [place for place in layer.inputs if not keep and users[place][-1] == i and place not in needed]
+        before = graph.layers[layer.inputs[0]]
+        # the output of a convolution or a linear layer is nobody else's memory
+        spare = (
+            layer.inputs[0] in spent and len(users[layer.inputs[0]]) == 1 and isinstance(before, Affine) and before.by_channel
+        )
+        boxes.append(step(layer, boxes, outward=outward, statistics=statistics, spare=spare))
+        for place in spent:
+            nothing = box.center.new_empty(0)
+            boxes[place] = Box(nothing, nothing)
     return boxes
 
 
-def step(layer: Layer, boxes: Sequence[Box], *, outward: bool, statistics: Statistics | None = None) -> Box:
-    """The box of one layer from those of the layers before it."""
+def _users(graph: LayerGraph) -> dict[int, list[int]]:
+    """The layers that each layer feeds, in order."""
+    users: dict[int, list[int]] = {}
+    for i, layer in enumerate(graph.layers):
+        for place in layer.inputs:
+            users.setdefault(place, []).append(i)
+    return users
+
+
+def step(
+    layer: Layer, boxes: Sequence[Box], *, outward: bool, statistics: Statistics | None = None, spare: bool = False
+) -> Box:
+    """The box of one layer from those of the layers before it. spare: the box that feeds it may be overwritten."""
     if isinstance(layer, Affine):
         return _affine(layer, boxes[layer.inputs[0]], outward, statistics)
     if isinstance(layer, Sum):
         first, second = (boxes[i] for i in layer.inputs)
-        center, radius = first.center + layer.sign * second.center, first.radius + second.radius
+        center, radius = torch.add(first.center, second.center, alpha=layer.sign), first.radius + second.radius
         if outward:
             radius = radius * (1 + 4 * _eps(radius)) + 2 * _eps(radius) * (first.size + second.size)
         return Box(center, radius)
-    lower, upper = boxes[layer.inputs[0]].ends(outward)
     if isinstance(layer, Activation) and layer.kind == "relu" and not outward:
-        lower, upper = lower.relu_(), upper.relu_()  # in place, as nobody else has them: passes over memory are what IBP costs
-        center = (lower + upper).mul_(0.5)
-        return Box(center, center - lower)
+        return _relu(boxes[layer.inputs[0]], spare)
+    lower, upper = boxes[layer.inputs[0]].ends(outward)
     if isinstance(layer, MaxPool):
         return Box.between(layer.pool(lower), layer.pool(upper), outward)
     assert isinstance(layer, Activation)
     return Box.between(*_activation(layer.kind, lower, upper, outward), outward)
 
 
+def _relu(box: Box, spare: bool) -> Box:
+    """The box behind a ReLU, without outward rounding: passes over memory are what IBP costs beside its products."""
+    lower = box.lower.relu_()  # in place, as nobody else has it
+    if spare and not (box.center.requires_grad or box.radius.requires_grad):  # its memory is used again
+        center = box.center.add_(box.radius).relu_().lerp_(lower, 0.5)
+        return Box(center, torch.sub(center, lower, out=box.radius))
+    center = box.upper.relu_().lerp(lower, 0.5)
+    return Box(center, center - lower)
+
+
 def _affine(layer: Affine, box: Box, outward: bool, statistics: Statistics | None) -> Box:
-    center = layer.apply(box.center, *layer.parameters(statistics))
-    size, bias_size = layer.sizes(statistics)
+    weight, bias = layer.parameters(statistics)
+    center = layer.apply(box.center, weight, bias)
     if not outward or not layer.terms:
-        return Box(center, layer.apply(box.radius, size, None))
+        return Box(center, layer.apply(box.radius, None if weight is None else weight.abs(), None))
+    size, bias_size = layer.sizes(statistics)
     # |W| (r + g (|c| + r)) + g |b| in one pass
     g = 2 * rounding(layer.terms + 2, center)
     return Box(center, layer.apply(box.radius + g * box.size, size, None if bias_size is None else g * bias_size))
