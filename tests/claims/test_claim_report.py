@@ -192,9 +192,22 @@ def test_how_to_run_it_again_names_what_was_changed(write: Callable[..., Page]) 
     command = page.text.partition("tutelage run mtard --scale claim ")[2].partition(" Finished")[0]
     assert command == f"--seeds {UNITS} --set 'student=my nets:small' --set epochs=4"
     assert "Changed settings" in page.text
-    assert "Generated data" in page.text
     usual = write(result_of(rows(3.0)[: -len(CLAIM.controls)])).text
     assert "tutelage run mtard --scale claim" in usual
+
+
+def test_generated_data_are_told_apart_from_real_ones(write: Callable[..., Page]) -> None:
+    result = result_of(rows(3.0))
+    real, world = {"name": "digits", "kind": "file"}, {"name": "a world", "kind": "generated"}
+
+    def page(*data: dict[str, str]) -> str:
+        return write(result.model_copy(update={"data": list(data)})).text
+
+    assert "Generated data" not in page(real)
+    assert "Measured on generated data, not on a real set." in page(world)
+    both = page(real, world)
+    assert "generated ones: a world." in both
+    assert "not on a real set" not in both
 
 
 def test_every_string_is_escaped(write: Callable[..., Page]) -> None:

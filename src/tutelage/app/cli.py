@@ -518,7 +518,7 @@ def _print_claim(result: ClaimResult) -> None:
 
 def _interval(value: float, lo: float, hi: float, *, signed: bool) -> str:
     """A difference with its sign, or the metric itself with more digits."""
-    form = "+.2f" if signed else ".4f"
+    form = "+z.2f" if signed else ".4f"  # z: no "-0.00"
     return f"{value:{form}} \\[{lo:{form}}, {hi:{form}}]"
 
 

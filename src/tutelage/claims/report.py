@@ -119,8 +119,12 @@ def _cautions(claim: Claim, result: ClaimResult) -> list[Block]:
         notices.append(Notice("Smoke scale", [text], "warn"))
     if changed := _changes(claim, result):
         notices.append(Notice("Changed settings", [f"{key} = {plain(value)}" for key, value in changed.items()], "warn"))
-    if any(one.get("kind") == "generated" for one in result.data):
-        notices.append(Notice("Generated data", ["Measured on generated data, not on a real set."], "plain"))
+    if generated := [one for one in result.data if one.get("kind") == "generated"]:
+        text = "Measured on generated data, not on a real set."
+        if len(generated) < len(result.data):
+            names = ", ".join(str(one.get("name")) for one in generated)
+            text = f"Among the data are generated ones: {names}. The others are real sets."
+        notices.append(Notice("Generated data", [text], "plain"))
     if result.dirty or not result.commit:
         text = "The source tree had changes that are in no commit, so the commit alone does not say what ran."
         notices.append(Notice("Uncommitted code", [text], "plain"))
