@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from tutelage.core.errors import InputError
-from tutelage.core.stats.roc import auroc_interval, average_precision_interval, fpr_interval
+from tutelage.core.stats import auroc_interval, average_precision_interval, fpr_interval
 
 
 def test_the_auroc_interval_of_one_pair_by_hand() -> None:

@@ -13,6 +13,7 @@ from tutelage.core.stats.means import PairedT, mean_t, paired_t
 from tutelage.core.stats.proportions import McNemar, clopper_pearson, mcnemar, newcombe_paired, pass_at_k, wilson
 from tutelage.core.stats.ranks import Wilcoxon, wilcoxon
 from tutelage.core.stats.resampling import bootstrap, cluster_bootstrap
+from tutelage.core.stats.roc import auroc_interval, average_precision_interval, fpr_interval
 from tutelage.core.stats.verdicts import Decision, Kind, Verdict, decide
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "Verdict",
     "Wilcoxon",
     "WorstOverSeeds",
+    "auroc_interval",
+    "average_precision_interval",
     "bootstrap",
     "clopper_pearson",
     "cluster_bootstrap",
@@ -35,6 +38,7 @@ __all__ = [
     "decide",
     "empirical_bernstein",
     "empirical_bernstein_rows",
+    "fpr_interval",
     "hoeffding",
     "hoeffding_mean",
     "hoeffding_rows",
