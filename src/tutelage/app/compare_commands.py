@@ -66,7 +66,7 @@ def compare(
         out.print(comparison_table(comparison, model))
     for line in comparison.lines:
         for name, value, limits in zip(line.models, line.found.values, line.found.intervals, strict=True):
-            text = f"{100 * value:+.1f} [{100 * limits.lo:+.1f}, {100 * limits.hi:+.1f}]"
+            text = f"{100 * value:+z.1f} [{100 * limits.lo:+z.1f}, {100 * limits.hi:+z.1f}]"
             out.print(f"effective robustness of {name} on {line.shift}: {text} points", markup=False)
     for remark in (*comparison.left_out, *comparison.notes):
         out.print(f"[bold yellow]note[/] {escape(remark)}")
@@ -84,14 +84,14 @@ def comparison_table(comparison: Comparison, model: str) -> Table:
         table.add_column(escape(column), justify="right", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     for row in comparison.of(model):
-        low, high = (f"{100 * end:+.1f}" for end in row.ci95)
+        low, high = (f"{100 * end:+z.1f}" for end in row.ci95)  # z: no "-0.0"
         colour = _COLOURS.get(row.verdict)
         table.add_row(
             escape(row.what),
             f"{row.n:,}",
             f"{100 * row.reference_value:.1f}",
             f"{100 * row.value:.1f}",
-            f"{100 * row.difference:+.1f} \\[{low}, {high}]",
+            f"{100 * row.difference:+z.1f} \\[{low}, {high}]",
             f"{row.p_holm:.3f}" if row.p_holm >= 0.001 else "< 0.001",
             f"[{colour}]{row.verdict}[/]" if colour else row.verdict,
         )
