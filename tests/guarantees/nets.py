@@ -7,7 +7,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from tutelage.core.rng import seeded
+from tutelage.core.rng import generator, seeded
+from tutelage.threats import PGD, Linf
+from tutelage.threats.objectives import margin
 
 
 class Mixed(nn.Module):
@@ -66,3 +68,9 @@ def mlp(*widths: int, act: type[nn.Module] = nn.ReLU, seed: int = 0) -> nn.Seque
         for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), act()]
         return nn.Sequential(*layers[:-1]).eval()
+
+
+def attacked_margins(net: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """The margin z_y - max z_j (B,) at the point that PGD on the margin finds, with all its steps and three starts."""
+    found = PGD(Linf(eps), steps=30, restarts=3, objective=margin, retire=False).run(net, x, y, generator(1, "attacked"))
+    return -found.loss

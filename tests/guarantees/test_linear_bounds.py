@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import TwoPaths, mixed, mlp
+from nets import TwoPaths, attacked_margins, mixed, mlp
 from test_bounds import ACTS, corners_and_inside
 from torch import nn
 
@@ -90,6 +90,17 @@ def test_a_million_points_in_float32_stay_inside():
         z = net(corners_and_inside(lower, upper, 100_000).flatten(0, 1)).reshape(10, 100_000, 3)
     assert bool((z.amin(1) >= lb).all())
     assert bool((z.amax(1) <= ub).all())
+
+
+def test_pgd_does_not_leave_the_bounds_and_comes_near_them():
+    with seeded(0):
+        net = SmallCNN(4, size=8, classes=3).eval()
+    x, y = torch.rand(12, 1, 8, 8, generator=generator(0)), torch.arange(12) % 3
+    box, rows, attacked = data_box(x, 0.01), margin_rows(y, 3), attacked_margins(net, x, y, 0.01)
+    with torch.no_grad():
+        loose, tight = ibp_bounds(net, *box, rows)[0].amin(1), crown_bounds(net, *box, rows)[0].amin(1)
+    assert bool((attacked >= tight).all())
+    assert float((attacked - tight).mean()) < 0.5 * float((attacked - loose).mean())
 
 
 def test_exact_where_no_activation_is_open():

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from nets import Mixed, mlp
+from nets import Mixed, attacked_margins, mlp
 from test_bounds import corners_and_inside, two_layers
 from torch import Tensor, nn
 
@@ -97,6 +97,18 @@ def test_points_in_exact_in_crown_in_ibp(net: nn.Module, shape: tuple[int, ...],
         at = net(program.input_of(found).float())
     assert at[0, 0].item() == pytest.approx(found.value, abs=1e-4)
     assert found.value == pytest.approx(float(exact[0][0, 0]), abs=1e-6)
+
+
+def test_the_exact_margin_is_below_what_pgd_reaches_and_above_crown():
+    net, x = mlp(3, 8, 8, 3), torch.rand(6, 3, generator=generator(3))
+    y = net(x).argmax(1)
+    box, rows, attacked = data_box(x, 0.1), margin_rows(y, 3), attacked_margins(net, x, y, 0.1)
+    exact = exact_bounds(net, *box, rows)[0].amin(1)
+    with torch.no_grad():
+        crown = crown_bounds(net, *box, rows)[0].amin(1)
+    assert bool((exact <= attacked + 1e-5).all())
+    assert bool((crown <= exact + 1e-5).all())
+    assert float((attacked - exact).min()) < 1e-3  # in three dimensions PGD finds the optimum of some sample
 
 
 def test_a_limit_leaves_a_sound_bound():
