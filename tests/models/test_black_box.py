@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import tutelage
 from tutelage.core.errors import AuditError, InputError
 from tutelage.models import Endpoint, Normalized, fingerprint, from_function, is_differentiable
-from tutelage.models.black_box import check_differentiable, to_logits
+from tutelage.models.black_box import to_logits
+from tutelage.models.checks import check_differentiable
 from tutelage.teaching import Teacher
 from tutelage.threats import APGD, FGSM, FMN, PGD, Linf, Square, Suite
 

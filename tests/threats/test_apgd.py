@@ -127,7 +127,7 @@ def test_at_least_as_strong_as_pgd_of_the_same_length(budget: Budget) -> None:
     keep_all = {"start": "clean", "accept": lambda z, b: torch.zeros(len(z), dtype=torch.bool)}
     auto = APGD(budget, steps=50, **keep_all).run(model, x, y, seeded())
     plain = PGD(budget, steps=50, **keep_all).run(model, x, y, seeded())
-    assert float(auto.loss.mean()) >= float(plain.loss.mean())
+    assert float(auto.loss.mean()) >= float(plain.loss.mean()) - 1e-3  # in so few dimensions both come near the best
 
 
 def test_l1_comes_near_the_best_sparse_change() -> None:

@@ -705,6 +705,37 @@ def test_an_objective_of_ones_own() -> None:
 # Warnings and what must not pass unnoticed
 
 
+def test_l1_leaves_a_coordinate_that_is_at_its_end_by_hand() -> None:
+    """f = 3 x_1 + x_2 from (0.9, 0.2) with eps 0.5: 0.1 for x_1, which is then at 1, and 0.4 for x_2."""
+
+    class Sum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            score = x @ torch.tensor([3.0, 1.0])
+            return torch.stack([-score, score], 1)
+
+    x, y = torch.tensor([[0.9, 0.2]]), torch.tensor([1])
+    attack = PGD(L1(0.5), steps=10, start="clean", objective=lambda z, b: z[:, 1], retire=False)
+    torch.testing.assert_close(attack.run(Sum(), x, y, seeded()).x_adv, torch.tensor([[1.0, 0.6]]))
+    torch.testing.assert_close(attack(x, y, model=Sum(), generator=seeded()), torch.tensor([[1.0, 0.6]]))
+
+
+@pytest.mark.parametrize("attack", [PGD(Linf(0.1)), APGD(L2(0.1)), FMN(L2(0.1)), TargetedAPGD(Linf(0.1))])
+def test_a_model_without_gradients_is_refused(attack: Attack) -> None:
+    class Detached(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.detach())
+
+    class Answers(nn.Flatten):
+        differentiable = False
+
+    x = torch.rand(2, 1, 2, 2, generator=seeded())
+    y = x.flatten(1).argmax(1)
+    with pytest.raises(InputError, match="outputs without a gradient"):
+        attack.run(Detached(), x, y, seeded())
+    with pytest.raises(InputError, match="which gives no gradients, for"):
+        attack.run(Answers(), x, y, seeded())
+
+
 def test_a_gradient_of_zero_is_a_warning() -> None:
     result = PGD(Linf(0.1), steps=2, restarts=2).run(Flat(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), seeded())
     assert len(result.warnings) == 1

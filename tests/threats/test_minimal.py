@@ -125,6 +125,25 @@ def test_as_an_attack_it_succeeds_within_the_budget_only() -> None:
     torch.testing.assert_close(result.x_adv, torch.tensor([[0.6, 0.8]]), atol=5e-3, rtol=0)  # the foot of the normal
 
 
+class Wall(nn.Module):
+    """Two classes on [0, 1]^2. The slope leads up to a border at a mean of 0.95; behind its back, at 0.35, is a nearer one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean(1)
+        score = torch.where(mean > 0.4, mean - 0.95, 0.35 - mean)
+        return torch.stack([-score, score], 1)
+
+
+def test_the_smallest_change_of_all_restarts_counts() -> None:
+    x, y = torch.full((20, 2), 0.55), torch.zeros(20, dtype=torch.long)  # 0.4 below the one border, 0.2 above the other
+    one = FMN(Linf(1.0), 40).distances(Wall(), x, y, seeded(1))
+    many = FMN(Linf(1.0), 40, restarts=6).distances(Wall(), x, y, seeded(1))
+    assert float(one.distance.min()) > 0.39
+    assert bool((many.distance <= one.distance).all())
+    assert float((many.distance < 0.21).double().mean()) > 0.5
+    assert many.forward > 5 * one.forward
+
+
 def test_bisection_shortens() -> None:
     model, x = linear(3), torch.rand(40, 12, dtype=torch.float64, generator=seeded(6))
     y = model(x).argmax(1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tutelage.core.errors import InputError
-from tutelage.models.quick import Quick, quick
+from tutelage.models.stand_ins import Quick, stand_in
 from tutelage.threats import (
     APGD,
     FGSM,
@@ -233,7 +233,7 @@ def test_a_stand_in_follows_the_model() -> None:
     state = {key: value.clone() for key, value in net.state_dict().items()}
     with torch.no_grad():
         logits = net(x)
-        one = quick(net, x, logits)
+        one = stand_in(net, x, logits)
         assert one is not None
         assert one.folded
         assert not any(isinstance(module, nn.BatchNorm2d) for module in one.modules())
@@ -262,7 +262,7 @@ def test_no_stand_in_where_it_would_not_follow_or_not_pay() -> None:
     with torch.no_grad():
         for net in (Random(*whole), Labels(*whole), Uncopied(*whole), conv_net(8), conv_net().double()):
             inputs = x.to(next(net.parameters()).dtype)
-            assert quick(net.eval(), inputs, net(inputs)) is None, net
+            assert stand_in(net.eval(), inputs, net(inputs)) is None, net
 
 
 @pytest.mark.parametrize("norm", [Linf(0.01), L2(0.3)])
@@ -283,6 +283,32 @@ def test_what_is_found_with_a_stand_in_is_judged_by_the_model(norm: Any) -> None
     assert torch.equal(result.success, slow.success)
 
 
+def test_a_softmax_at_the_end_does_not_hide_the_slopes() -> None:
+    """softmax(600 z) is one-hot in float32, and its slopes are 0: only the stand-in sees where to go."""
+
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 32), nn.Tanh(), nn.Linear(32, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (600 * self.net(x)).softmax(1)
+
+    sure = Sure()
+    x, y = images(sure, 40)
+    eps = Linf(0.02)
+    suite = Suite(eps, (("APGD-20 CE", APGD(eps, 20)), ("Square", Square(eps, 20))), fast=True)
+    seen, blind = suite.run(sure, x, y, seeded()), replace(suite, fast=False).run(sure, x, y, seeded())
+    plain = suite.run(sure.net, x, y, seeded())
+    assert seen.search == "logarithms of its probabilities, float64"
+    assert int(blind.success.sum()) < int(seen.success.sum()) < len(x)
+    assert int(plain.success.sum()) <= int(seen.success.sum())  # no worse than if it returned its logits
+    with torch.no_grad():
+        assert torch.equal(sure(seen.x_adv).argmax(1) != y, seen.success)
+
+
 def test_a_success_that_the_model_does_not_confirm_is_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     net = conv_net()
     x, y = images(net)
@@ -296,7 +322,7 @@ def test_a_success_that_the_model_does_not_confirm_is_searched_again(monkeypatch
     y = torch.where(y == 0, 1, y)
     with torch.no_grad():
         wrong = net(x).argmax(1) != y
-    monkeypatch.setattr("tutelage.threats.suite.quick", lambda model, x, logits: Gullible(model, torch.float32, False))
+    monkeypatch.setattr("tutelage.threats.suite.stand_in", lambda model, x, logits: Gullible(model, torch.float32, False))
     suite = Suite(Linf(0.02), (("APGD", APGD(Linf(0.02), 10, objective=margin)),), fast=True)
     result = suite.run(net, x, y, seeded())
     slow = replace(suite, fast=False).run(net, x, y, seeded())

@@ -61,7 +61,7 @@ def audited_attributes(
 ) -> AttributeReport:
     """The drops of all edits; without the one against the model's own gradients, if it has none."""
     from tutelage.methods.audit.imagenet_e import audit_attributes
-    from tutelage.models.black_box import is_differentiable
+    from tutelage.models.checks import is_differentiable
     from tutelage.threats.attributes import IMAGENET_E
 
     edits = [edit for edit in IMAGENET_E if is_differentiable(model) or edit.kind != "adversarial-background"]

@@ -14,7 +14,7 @@ from tutelage.auditing.state import State, file_name
 from tutelage.core.progress import Progress
 from tutelage.core.rng import generator
 from tutelage.data.images import ImageSet
-from tutelage.models.black_box import is_differentiable
+from tutelage.models.checks import is_differentiable
 from tutelage.threats.budgets import Budget
 from tutelage.threats.engine import PGD
 from tutelage.threats.objectives import margin

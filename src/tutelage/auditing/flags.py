@@ -46,8 +46,7 @@ from tutelage.auditing.measure import Measured, device_of
 from tutelage.core.rng import generator
 from tutelage.core.stats import wilson
 from tutelage.data.images import ImageSet
-from tutelage.models.black_box import is_differentiable
-from tutelage.models.checks import look_like_probabilities
+from tutelage.models.checks import is_differentiable, look_like_probabilities
 from tutelage.models.guard import evaluating
 from tutelage.threats.apgd import APGD
 from tutelage.threats.black_box import UPPER_BOUND

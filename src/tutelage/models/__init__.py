@@ -1,7 +1,8 @@
 """Small reference networks, models as users have them, the guard that keeps a model as it was, features, statistics."""
 
 from tutelage.models.adapters import InDtype, Logits, LogProbabilities, Normalized
-from tutelage.models.black_box import from_function, is_differentiable
+from tutelage.models.black_box import from_function
+from tutelage.models.checks import is_differentiable
 from tutelage.models.cnn import SmallCNN
 from tutelage.models.estimators import from_sklearn
 from tutelage.models.guard import evaluating

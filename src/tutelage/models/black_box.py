@@ -19,27 +19,15 @@ from torch import Tensor, nn
 from tutelage.core.checks import check_callable, check_choice, check_integer
 from tutelage.core.errors import InputError, TutelageError
 from tutelage.models.adapters import check_probabilities, log_probabilities, name_of
+from tutelage.models.checks import check_differentiable
 
 Gives = Literal["logits", "probabilities", "labels"]
 Takes = Literal["numpy", "torch"]
-
-BLACK_BOX = "black-box attacks, such as Square(budget) or Decision(budget), or corruptions"
-
-
-def is_differentiable(model: nn.Module) -> bool:
-    """Whether gradients can be asked for: no module in it says `differentiable = False`."""
-    return all(getattr(module, "differentiable", True) for module in model.modules())
 
 
 def gives_labels_only(model: nn.Module) -> bool:
     """Whether the scores say no more than a label: attacks that climb them find no way up."""
     return any(isinstance(module, BlackBox) and module.gives == "labels" for module in model.modules())
-
-
-def check_differentiable(model: nn.Module, what: str) -> None:
-    """InputError if `what`, which needs gradients, is asked of a model that has none."""
-    if not is_differentiable(model):
-        raise InputError("model", f"{type(model).__name__}, which gives no gradients, for {what}", BLACK_BOX)
 
 
 class BlackBox(nn.Module, ABC):

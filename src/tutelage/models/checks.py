@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from tutelage.core.errors import InputError, TutelageError
 from tutelage.models.guard import evaluating
 
+BLACK_BOX = "black-box attacks, such as Square(budget) or Decision(budget), or corruptions"
+
 
 def check_inputs(x: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0), name: str = "x") -> None:
     """Floating point, at least one sample, finite, inside `bounds`."""
@@ -72,6 +74,17 @@ def wrapper_for(value: object) -> str:
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         return "; wrap it: tutelage.models.Endpoint(...)"
     return "; wrap it: tutelage.models.from_function(...)" if callable(value) and not isinstance(value, type) else ""
+
+
+def is_differentiable(model: nn.Module) -> bool:
+    """Whether gradients can be asked for: no module in it says `differentiable = False`."""
+    return all(getattr(module, "differentiable", True) for module in model.modules())
+
+
+def check_differentiable(model: nn.Module, what: str) -> None:
+    """InputError if `what`, which needs gradients, is asked of a model that has none."""
+    if not is_differentiable(model):
+        raise InputError("model", f"{type(model).__name__}, which gives no gradients, for {what}", BLACK_BOX)
 
 
 def run_model(model: nn.Module, x: Tensor, name: str = "model") -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tutelage.core.errors import InputError
 from tutelage.core.rng import Noise
 from tutelage.threats.budgets import L1, Budget
-from tutelage.threats.engine import PGD, AttackResult, keep, share_of_zeros
+from tutelage.threats.engine import PGD, AttackResult, keep, share_of_zeros, unblocked
 from tutelage.threats.objectives import AttackBatch
 
 MOMENTUM, RHO = 0.75, 0.75
@@ -68,7 +68,7 @@ class _Climb:
         rows = torch.arange(len(x_adv), device=x_adv.device)
         spread, sparsity = torch.full_like(step, x_adv[0].numel()), torch.full_like(step, L1_SPARSITY)
         return cls(
-            rows, x_adv, x_adv, x_adv, low, x_adv, low, torch.zeros_like(x_adv), step, torch.zeros_like(step), low, no,
+            rows, x_adv, x_adv, x_adv, low, x_adv.clone(), low, torch.zeros_like(x_adv), step, torch.zeros_like(step), low, no,
             spread, sparsity,
         )  # fmt: skip
 
@@ -79,8 +79,9 @@ class _Climb:
         """Take in what the model said at x_adv."""
         self.risen = self.risen + (loss > self.loss)
         better = loss > self.best_loss
-        self.best = torch.where(_wide(better, grad), self.x_adv, self.best)
-        self.best_grad = torch.where(_wide(better, grad), grad, self.best_grad)
+        wide = _wide(better, grad)
+        torch.where(wide, self.x_adv, self.best, out=self.best)  # in place: fresh memory costs more than the copy
+        torch.where(wide, grad, self.best_grad, out=self.best_grad)
         self.best_loss = torch.where(better, loss, self.best_loss)
         self.loss, self.grad = loss, grad
 
@@ -155,7 +156,7 @@ class APGD(PGD):
         climb = _Climb.start(x_adv, eps if sparse else 2 * eps)
         if spread is not None:
             climb.spread, climb.sparsity = spread, spread / (1.5 * x_adv[0].numel())
-        best = x_adv.clone()
+        best, box = x_adv.clone(), self._box(batch.x, budget)
         every = max(1, int(L1_EVERY * self.steps))
         marks = set(range(every, steps, every)) if sparse else checkpoints(steps)
         last_mark = 0
@@ -182,6 +183,7 @@ class APGD(PGD):
                         return best
                     best.index_copy_(0, climb.row, climb.best)
                     climb, active, batch, budget = climb.take(left), active[left], batch.take(left), budget.take(left)
+                    box = box and (box[0].index_select(0, left), box[1].index_select(0, left))
             if k == steps:
                 break
             if k == 0:
@@ -189,21 +191,20 @@ class APGD(PGD):
             elif k in marks:
                 (self._look_l1 if sparse else self._look)(climb, batch.x, budget, k - last_mark)
                 last_mark = k
-            self._step(climb, batch.x, budget, momentum=k > 0)
+            self._step(climb, batch.x, budget, box, momentum=k > 0)
         best.index_copy_(0, climb.row, climb.best)
         return best
 
-    def _step(self, climb: _Climb, x: Tensor, budget: Budget, *, momentum: bool) -> None:
+    def _step(self, climb: _Climb, x: Tensor, budget: Budget, box: tuple[Tensor, Tensor] | None, *, momentum: bool) -> None:
         here, size = climb.x_adv, _wide(climb.step, x)
         if isinstance(budget, L1):
-            grad = climb.grad
-            if self.bounds is not None:  # a coordinate at the end of its range would use up a sparse step for nothing
-                grad = grad.masked_fill(((grad > 0) & (here >= self.bounds[1])) | ((grad < 0) & (here <= self.bounds[0])), 0)
-            climb.x_adv = self._cut(x, here + size * _sparse_signs(grad, climb.sparsity), budget)
+            grad = unblocked(climb.grad, here, self.bounds)  # a blocked coordinate would use up a sparse step for nothing
+            climb.x_adv = self._cut(x, _sparse_signs(grad, climb.sparsity).mul_(size).add_(here), budget)
             return
-        moved = self._cut(x, here + size * budget.steepest(climb.grad), budget)  # (1)
-        if momentum:  # (2)
-            moved = self._cut(x, here + MOMENTUM * (moved - here) + (1 - MOMENTUM) * (here - climb.before), budget)
+        moved = self._within(x, budget.steepest(climb.grad).mul_(size).add_(here), budget, box)  # (1)
+        if momentum:  # (2), its terms put together
+            mixed = moved.mul_(MOMENTUM).add_(here, alpha=2 * (1 - MOMENTUM)).sub_(climb.before, alpha=1 - MOMENTUM)
+            moved = self._within(x, mixed, budget, box)
         climb.before, climb.x_adv = here, moved
 
     @staticmethod

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from tutelage.core.errors import InputError
-from tutelage.models.black_box import gives_labels_only, is_differentiable
+from tutelage.models.black_box import gives_labels_only
+from tutelage.models.checks import is_differentiable
 from tutelage.threats.budgets import Budget
 from tutelage.threats.decision import Decision
 from tutelage.threats.square import Square

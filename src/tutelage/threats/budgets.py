@@ -75,7 +75,7 @@ class Budget(ABC):
 
     @abstractmethod
     def steepest(self, grad: Tensor) -> Tensor:
-        """The direction of unit size along which a linear function with gradient `grad` rises fastest."""
+        """The direction of unit size along which a linear function with gradient `grad` rises fastest; a tensor of its own."""
 
     def __str__(self) -> str:
         eps = self.eps

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from tutelage.core.checks import check_callable, check_choice, check_integer, check_number, check_positive
 from tutelage.core.errors import AttackError, InputError
 from tutelage.core.rng import Noise, normal
-from tutelage.models.checks import check_inputs, check_labels, run_model
+from tutelage.models.checks import check_differentiable, check_inputs, check_labels, check_module, run_model
 from tutelage.models.guard import evaluating
-from tutelage.threats.budgets import Budget
+from tutelage.threats.budgets import L1, Budget
 from tutelage.threats.objectives import AttackBatch, Objective, cross_entropy, misclassified
 
 Start = Literal["uniform", "gaussian", "clean"]
@@ -131,8 +131,9 @@ class Attack(ABC):
         What other attacks have found out spares passes: logits (B, classes), those of x, and reached (B,), the highest
         margin at their points.
         """
-        if not isinstance(model, nn.Module):
-            raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
+        check_module(model)
+        if self.needs_gradients:
+            check_differentiable(model, self.name)
         check_inputs(x, self.bounds)
         check_labels(y, len(x))
         if self.targeted != (target is not None):
@@ -285,7 +286,7 @@ class PGD(Attack):
             for _ in range(self.eot):
                 logits = model(x_adv)
                 loss = _one_each("objective", self.objective(logits, batch), len(x_adv))
-                grads += torch.autograd.grad(loss.sum(), x_adv)
+                grads += slopes(loss, x_adv)
         return logits.detach(), loss.detach(), grads[0] if self.eot == 1 else torch.stack(grads).sum(0)
 
     def _initial(self, x: Tensor, budget: Budget, noise: Noise) -> Tensor:
@@ -306,8 +307,14 @@ class PGD(Attack):
             step = (self.relative_step or 2.5 / self.steps) * budget.eps
             if isinstance(step, Tensor):
                 step = step.to(x).reshape(-1, *[1] * (x.dim() - 1))
-        moved = (step * budget.steepest(grad)).add_(x_adv)
-        return self._cut(x, moved, budget) if box is None else moved.clamp_(*box)  # what _cut does, without its passes
+        if isinstance(budget, L1):
+            grad = unblocked(grad, x_adv, self.bounds)  # a blocked coordinate would be chosen again and again
+        moved = budget.steepest(grad).mul_(step).add_(x_adv)
+        return self._within(x, moved, budget, box)
+
+    def _within(self, x: Tensor, moved: Tensor, budget: Budget, box: tuple[Tensor, Tensor] | None) -> Tensor:
+        """`moved`, which may be written over, cut back; with a box in one pass."""
+        return self._cut(x, moved, budget) if box is None else moved.clamp_(*box)
 
     def _cut(self, x: Tensor, x_adv: Tensor, budget: Budget) -> Tensor:
         if self.project is not None:
@@ -341,12 +348,37 @@ def keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, broke
     """Remember a point if it breaks a sample that was unbroken, or climbs higher in the same state."""
     had, best = found.success[active], found.loss[active]
     better = (broken & ~had) | ((broken == had) & (loss > best))
+    if len(active) == len(found.x_adv):  # all of them, in their order: one pass without a copy
+        torch.where(better.reshape(-1, *[1] * (x_adv.dim() - 1)), x_adv, found.x_adv, out=found.x_adv)
+        torch.where(better, loss, found.loss, out=found.loss)
+        found.success |= better & broken
+        return
     rows = better.nonzero().squeeze(1)
     index = active[rows]
     # whole rows at once: indexing with a mask costs twice the time
     found.x_adv.index_copy_(0, index, x_adv.index_select(0, rows))
     found.loss[index] = loss[rows]
     found.success[index] = broken[rows]
+
+
+def slopes(loss: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The gradient of each sample's loss (B,) by its x (B, ...)."""
+    check_grows(loss)
+    return torch.autograd.grad(loss.sum(), x)
+
+
+def check_grows(outputs: Tensor) -> None:
+    """InputError where a model let no gradient through to its outputs, or to what an objective made of them."""
+    if not outputs.requires_grad:
+        wanted = "a model and an objective that let gradients through (no detach, argmax or numpy), or black-box attacks"
+        raise InputError("model", "outputs without a gradient", wanted)
+
+
+def unblocked(grad: Tensor, x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """The gradient without the coordinates that are at the end of their range and would leave it."""
+    if bounds is None:
+        return grad
+    return grad.masked_fill(((grad > 0) & (x >= bounds[1])) | ((grad < 0) & (x <= bounds[0])), 0)
 
 
 def share_of_zeros(grad: Tensor) -> float:

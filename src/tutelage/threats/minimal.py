@@ -25,7 +25,7 @@ from tutelage.core.checks import check_choice, check_integer, check_positive
 from tutelage.core.errors import InputError
 from tutelage.core.rng import Noise
 from tutelage.threats.budgets import Budget
-from tutelage.threats.engine import Attack, AttackResult, keep, share_of_zeros
+from tutelage.threats.engine import Attack, AttackResult, share_of_zeros, slopes, unblocked
 from tutelage.threats.objectives import AttackBatch, Objective, margin
 
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
@@ -55,7 +55,8 @@ class Distances:
 
 @dataclass(frozen=True)
 class FMN(Attack):
-    """Smallest changes in Linf, L2 or L1. As an `Attack` it succeeds where the smallest change is within the budget.
+    """Smallest changes in Linf, L2 or L1. As an `Attack` it succeeds where the smallest change is within the budget;
+    of several restarts the smallest change is kept, if they are all run (retire=False; `distances` does so).
 
     steps: gradients a sample and restart. first_step: alpha_1 in (2); by the norm if left out. bisections: forward passes
     for the final shortening. The objective is the margin; the other fields are those of `Attack`.
@@ -84,7 +85,8 @@ class FMN(Attack):
 
     def distances(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Distances:
         """How far x (B, ...) with labels y (B,) is from breaking, whatever the budget's eps."""
-        wide = replace(self, budget=type(self.budget)(FAR))
+        # what one start broke, the next may break by less
+        wide = replace(self, budget=type(self.budget)(FAR), retire=self.retire and self.restarts == 1)
         result = wide.run(model, x, y, generator)
         size = self.budget.size(x, result.x_adv)
         return Distances(torch.where(result.success, size, torch.inf), result.x_adv, result.forward, result.backward)
@@ -102,7 +104,7 @@ class FMN(Attack):
             with torch.set_grad_enabled(not last):
                 logits = model(x_adv)
                 gain = self.objective(logits, part)
-                grad = x_adv.detach() if last else torch.autograd.grad(gain.sum(), x_adv)[0]
+                (grad,) = (x_adv.detach(),) if last else slopes(gain, x_adv)
             found.forward += n
             found.backward += 0 if last else n
             if k == 1 and first and (share := share_of_zeros(grad)) > 0.05:
@@ -122,13 +124,14 @@ class FMN(Attack):
         rows = inside.nonzero().squeeze(1)
         taken = part.take(rows)
         loss, broken = self.objective(logits[rows], taken), self.accept(logits[rows], taken)
-        keep(found, active[rows], search.best[rows], loss, broken)
+        had = self.budget.size(taken.x, found.x_adv[active[rows]])
+        better = broken & (~found.success[active[rows]] | (search.smallest[rows] < had))
+        into, rows = active[rows][better], rows[better]
+        found.x_adv[into], found.loss[into], found.success[into] = search.best[rows], loss[better], True
 
     def _move(self, search: _Search, x: Tensor, loss: Tensor, grad: Tensor, broken: Tensor, k: int) -> None:
         """One step of (1) and (2); grad is that of the gain, -L, without what would lead out of the range of inputs."""
-        if self.bounds is not None:
-            at = search.x_adv
-            grad = grad.masked_fill(((grad > 0) & (at >= self.bounds[1])) | ((grad < 0) & (at <= self.bounds[0])), 0)
+        grad = unblocked(grad, search.x_adv, self.bounds)
         norm = self.budget.norm
         gamma = _cosine(GAMMA[0], GAMMA[1], k, self.steps)
         first_step = self.first_step if self.first_step is not None else FIRST_STEP[norm]

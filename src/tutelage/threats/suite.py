@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.core.errors import InputError
-from tutelage.models.checks import check_inputs, check_labels, check_logits, run_model
+from tutelage.models.checks import check_inputs, check_labels, check_logits, check_module, run_model
 from tutelage.models.guard import evaluating
-from tutelage.models.quick import Quick, quick
+from tutelage.models.stand_ins import StandIn, stand_in
 from tutelage.threats.apgd import APGD
 from tutelage.threats.budgets import L1, Budget
 from tutelage.threats.engine import FGSM, Attack, AttackResult
@@ -36,7 +36,8 @@ class Stage:
 class SuiteResult(AttackResult):
     """Worst case over the attacks; `stages` tells them apart, cumulatively.
 
-    loss: the margin at x_adv. search: in what form the model was searched, see `Suite.fast`.
+    loss: the margin at x_adv (of the stand-in, where that has a scale of its own). search: in what form the model was
+    searched, see `Suite.fast`.
     """
 
     stages: tuple[Stage, ...] = ()
@@ -47,8 +48,9 @@ class SuiteResult(AttackResult):
 class Suite:
     """Named attacks within one budget. `Suite.standard(budget)` is what a bare budget in an audit means.
 
-    fast: search with a quicker stand-in for the model where one follows it closely (`models.quick`). The model itself judges
-    every point; where it does not confirm a success, the attack is run again, on the model.
+    fast: search with a stand-in (`models.stand_ins`) where one follows the model closely and is quicker, or has slopes where
+    a softmax at its end has none. The model itself judges every point; where it does not confirm a success, the attack is run
+    again, on the model.
     """
 
     budget: Budget
@@ -99,24 +101,28 @@ class Suite:
 
     def run_seeded(self, model: nn.Module, x: Tensor, y: Tensor, seeds: Tensor) -> SuiteResult:
         """`run` with one seed a sample, (B,) int64 on the CPU, whatever the batch size and whoever survives."""
-        if not isinstance(model, nn.Module):
-            raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
+        check_module(model)
         check_inputs(x, getattr(self.attacks[0][1], "bounds", None))
         check_labels(y, len(x))
         whole = AttackBatch(x, y)
         with torch.no_grad(), evaluating(model):
             logits = run_model(model, x)
             check_labels(y, len(x), logits.shape[1])
-            stand_in = quick(model, x, logits) if self.fast else None
-        broken = self.attacks[0][1].accept(logits, whole)
-        total = SuiteResult(x.clone(), broken, margin(logits, whole), len(x), 0, search=stand_in.how if stand_in else "float32")
+            substitute = stand_in(model, x, logits) if self.fast else None
+            broken = self.attacks[0][1].accept(logits, whole)
+            forward = len(x)
+            if substitute and not substitute.same_scale:
+                logits, forward = substitute(x), 2 * len(x)
+        total = SuiteResult(
+            x.clone(), broken, margin(logits, whole), forward, 0, search=substitute.how if substitute else "float32"
+        )
         stages = []
         for stage, (name, attack) in enumerate(self.attacks):
             left = (~total.success).nonzero().squeeze(1)
             forward = backward = 0
             if len(left):
                 forward, backward = self._stage(
-                    model, stand_in, name, attack, whole, left, logits, seeds + stage * STAGE_STRIDE, total
+                    model, substitute, name, attack, whole, left, logits, seeds + stage * STAGE_STRIDE, total
                 )
             total.forward, total.backward = total.forward + forward, total.backward + backward
             # the clean pass belongs to the attack that comes first
@@ -127,7 +133,7 @@ class Suite:
     @staticmethod
     def _stage(
         model: nn.Module,
-        stand_in: Quick | None,
+        substitute: StandIn | None,
         name: str,
         attack: Attack,
         whole: AttackBatch,
@@ -136,18 +142,24 @@ class Suite:
         seeds: Tensor,
         total: SuiteResult,
     ) -> tuple[int, int]:
-        """One attack on the samples `left`; what it finds goes to `total`. Returns the samples passed, forward and backward."""
+        """One attack on the samples `left`; what it finds goes to `total`. Returns the samples passed, forward and backward.
+
+        logits: of x, in the scale in which margins are compared: the model's, unless the stand-in has one of its own.
+        """
         forward = backward = 0
-        for searched in (stand_in, model) if stand_in else (model,):
+        own_scale = substitute is not None and not substitute.same_scale
+        for searched in (substitute, model) if substitute else (model,):
             part = whole.take(left)
+            known = (None, None) if own_scale and searched is model else (logits[left], total.loss[left])
             result = replace(attack, budget=attack.budget.take(left)).run_seeded(
-                searched, part.x, part.y, seeds[left.cpu()], logits=logits[left], reached=total.loss[left]
+                searched, part.x, part.y, seeds[left.cpu()], logits=known[0], reached=known[1]
             )
             with torch.no_grad(), evaluating(model):
                 judged = check_logits(model(result.x_adv), len(left))
-            forward, backward = forward + result.forward + len(left), backward + result.backward
+                broken = attack.accept(judged, part)
+                height = margin(substitute(result.x_adv) if substitute and own_scale else judged, part).to(total.loss)
+            forward, backward = forward + result.forward + len(left) * (1 + own_scale), backward + result.backward
             total.warnings += [w for warning in result.warnings if (w := f"{name}: {warning}") not in total.warnings]
-            broken, height = attack.accept(judged, part), margin(judged, part).to(total.loss)
             better = (broken | (height > total.loss[left])).nonzero().squeeze(1)
             rows = left[better]
             total.x_adv.index_copy_(0, rows, result.x_adv.index_select(0, better))

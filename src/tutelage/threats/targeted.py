@@ -20,7 +20,7 @@ from tutelage.core.checks import check_integer
 from tutelage.core.errors import InputError
 from tutelage.core.rng import Noise
 from tutelage.threats.apgd import APGD
-from tutelage.threats.engine import AttackResult
+from tutelage.threats.engine import AttackResult, check_grows
 from tutelage.threats.minimal import DUAL
 from tutelage.threats.objectives import AttackBatch, Objective, margin, misclassified
 
@@ -90,6 +90,7 @@ class TargetedAPGD(APGD):
         x = part.x.detach().requires_grad_()
         with torch.enable_grad():
             logits = model(x)
+            check_grows(logits)
             found.forward += len(x)
             others = logits.detach().scatter(1, part.y[:, None], -torch.inf)
             count = min(self.candidates, logits.shape[1] - 1)

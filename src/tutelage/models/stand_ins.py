@@ -1,16 +1,21 @@
-"""A faster stand-in for a model while an attack searches: BatchNorm folded, channels last, bfloat16 where the machine has it.
+"""A stand-in for a model while an attack searches. Nothing is judged by it: what is found is put before the model itself.
 
-Nothing is judged by it. It follows the model closely enough to climb its loss; whatever is found with it is put before the
-model itself afterwards.
+A faster one follows the model closely enough to climb its loss: BatchNorm folded, channels last, bfloat16 where the machine
+has it. And a model that ends in a softmax, whose slopes die out in float32 where it is sure, has one that does not: the same
+in float64, and the logarithm of what it returns.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from tutelage.models.checks import is_differentiable, look_like_probabilities
 
 WORTH = 200_000  # parameters; below, a pass is so short that the half precision costs more than it saves
 CHECKED = 8  # samples on which the stand-in must follow the model
@@ -19,8 +24,19 @@ ROUNDED = 0.05  # the same in bfloat16, whose numbers have 8 bits
 SAME_WAY = 0.9  # least cosine between the two gradients, at the median of the samples
 
 
-class Quick(nn.Module):
-    """A copy of a model in evaluation mode. dtype: of its convolutions and products; outputs are float32."""
+class StandIn(nn.Module, ABC):
+    """A copy of a model in evaluation mode. Outputs are float32. same_scale: they are the model's own, up to rounding."""
+
+    same_scale: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def how(self) -> str:
+        """The form of the copy, for reports."""
+
+
+class Quick(StandIn):
+    """dtype: of the convolutions and products."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, folded: bool) -> None:
         super().__init__()
@@ -36,16 +52,50 @@ class Quick(nn.Module):
         return f"{'BatchNorm folded, ' if self.folded else ''}{str(self.dtype).removeprefix('torch.')}"
 
 
-def quick(model: nn.Module, x: Tensor, logits: Tensor) -> Quick | None:
+class WithoutSoftmax(StandIn):
+    """A model in float64 that returns probabilities; outputs: their logarithms, which do not die out."""
+
+    same_scale: ClassVar[bool] = False
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = self.model(x.double())
+        return probabilities.clamp_min(torch.finfo(torch.float64).tiny).log().float()
+
+    @property
+    def how(self) -> str:
+        return "logarithms of its probabilities, float64"
+
+
+def stand_in(model: nn.Module, x: Tensor, logits: Tensor) -> StandIn | None:
     """A stand-in for `model`, which gives `logits` (B, classes) on x (B, ...); None where the model itself is as good.
 
     It must give the same logits and gradients on a few of the samples, up to rounding. Models that are random, that are in
-    another precision than float32, or that cannot be copied have none.
+    another precision than float32, that give no gradients or that cannot be copied have none.
     """
-    parameters = list(model.parameters())
-    if sum(p.numel() for p in parameters) < WORTH or x.dtype != torch.float32 or _whole(model) is None:
+    if not is_differentiable(model) or x.dtype != torch.float32 or _whole(model) is None:
         return None
-    x, logits = x[:CHECKED], logits[:CHECKED].float()
+    if look_like_probabilities(logits):
+        return _without_softmax(model, x[:CHECKED], logits[:CHECKED])
+    if sum(p.numel() for p in model.parameters()) < WORTH:
+        return None
+    return _quick(model, x[:CHECKED], logits[:CHECKED].float())
+
+
+def _without_softmax(model: nn.Module, x: Tensor, probabilities: Tensor) -> WithoutSoftmax | None:
+    try:
+        one = WithoutSoftmax(copy.deepcopy(model).double().eval().requires_grad_(False))
+        with torch.no_grad():
+            same = bool(((one(x).exp() - probabilities).abs() <= FOLDED).all())
+    except Exception:  # a user's model may refuse to be copied, or to take float64, in any way
+        return None
+    return one if same and _gradient(one, x) is not None else None
+
+
+def _quick(model: nn.Module, x: Tensor, logits: Tensor) -> Quick | None:
     try:
         twin = copy.deepcopy(model).eval().requires_grad_(False)
     except Exception:  # a user's model may refuse to be copied in any way
