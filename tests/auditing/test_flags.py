@@ -338,9 +338,10 @@ def test_twice_the_steps_of_a_linear_net_break_what_is_in_reach():
     done = replace(one, suite=Suite(budget, (("PGD", replace(slow, steps=8)),)))
     done = replace(done, x_adv=replace(slow, steps=8, retire=False).run_seeded(model, one.x, one.y, one.seeds).x_adv)
     tough = (height[left] > 5.2).nonzero().squeeze(1)
-    if len(tough):  # eight steps reach the corner of the budget: nothing is left to gain
-        corner = replace(done, x=one.x[tough], y=one.y[tough], x_adv=done.x_adv[tough], seeds=one.seeds[tough])
-        assert flags.not_saturated(corner) is None
+    assert len(tough) > 0
+    # eight steps reach the corner of the budget: nothing is left to gain
+    corner = replace(done, x=one.x[tough], y=one.y[tough], x_adv=done.x_adv[tough], seeds=one.seeds[tough])
+    assert flags.not_saturated(corner) is None
 
 
 @pytest.mark.parametrize(("budget", "eps"), [(Linf(0.1), 2.0), (L2(0.1), 8.0), (L1(0.1), 32.0)])
