@@ -77,7 +77,7 @@ def verdict(system: System) -> str:
     ]
     for c in result.claims:
         name = f"**{c.sentence}**" if c.primary else c.sentence
-        value = _interval(c.difference, *c.ci95) if c.baseline else f"{c.difference:.4f} [{c.ci95[0]:.4f}, {c.ci95[1]:.4f}]"
+        value = _interval(c.difference, *c.ci95) if c.baseline else f"{c.difference:.4g} [{c.ci95[0]:.4g}, {c.ci95[1]:.4g}]"
         lines.append(f"| {name} | {value} | {c.margin:g} | {c.verdict} |")
     lines += ["", f"![{system.slug}: all sentences with their intervals](../images/{system.slug}-differences.svg)"]
     return "\n".join(lines)
@@ -95,7 +95,8 @@ def _arms(result: ClaimResult) -> list[str]:
                 continue
             mean, interval = mean_t(values)
             cells.append(f"{mean:.1f} ± {(interval.hi - interval.lo) / 2:.1f}")
-        lines.append(f"| {arm}{' (control)' if arm in result.controls else ''} | " + " | ".join(cells) + " |")
+        if set(cells) != {"–"}:
+            lines.append(f"| {arm}{' (control)' if arm in result.controls else ''} | " + " | ".join(cells) + " |")
     return lines
 
 
