@@ -12,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 
+from matplotlib import rc_context
+
 from tutelage.catalogue import ROOMS, System, systems
 from tutelage.claims.claim import ClaimResult, load_claim
 from tutelage.claims.figures import differences_figure, tradeoff_figure
@@ -77,7 +79,7 @@ def verdict(system: System) -> str:
     ]
     for c in result.claims:
         name = f"**{c.sentence}**" if c.primary else c.sentence
-        value = _interval(c.difference, *c.ci95) if c.baseline else f"{c.difference:.4g} [{c.ci95[0]:.4g}, {c.ci95[1]:.4g}]"
+        value = _interval(c.difference, *c.ci95) if c.baseline else f"{c.difference:.3g} [{c.ci95[0]:.3g}, {c.ci95[1]:.3g}]"
         lines.append(f"| {name} | {value} | {c.margin:g} | {c.verdict} |")
     lines += ["", f"![{system.slug}: all sentences with their intervals](../images/{system.slug}-differences.svg)"]
     return "\n".join(lines)
@@ -134,7 +136,8 @@ def draw() -> None:
         for name, figure in (("tradeoff", tradeoff_figure), ("differences", differences_figure)):
             if name == "tradeoff" and claim.axes is None:
                 continue
-            figure(claim, result).savefig(folder / f"{system.slug}-{name}.svg", metadata={"Date": None}, facecolor="white")
+            with rc_context({"svg.hashsalt": "tutelage"}):  # the same figure gives the same file
+                figure(claim, result).savefig(folder / f"{system.slug}-{name}.svg", metadata={"Date": None}, facecolor="white")
 
 
 def main() -> None:
