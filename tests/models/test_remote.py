@@ -136,11 +136,12 @@ def test_a_server_that_hangs_is_not_waited_for(service: Service) -> None:
     assert model.retries == 1
 
 
-def test_the_server_says_how_long_to_wait(service: Service) -> None:
-    service.faults = [server.status(503, Retry_After="1")]
-    start = time.monotonic()
+def test_the_server_says_how_long_to_wait(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    service.faults = [server.status(503, Retry_After="7")]
     Endpoint(service.url, **QUICK)(X[:1])
-    assert time.monotonic() - start >= 1.0
+    assert waits == [7.0]
 
 
 def test_waits_grow(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,10 +159,9 @@ def test_waits_grow(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_there_is_an_end_in_all(service: Service, fault: server.Fault) -> None:
     """Neither many tries nor an answer in drops, each in time, last longer than `total`."""
     service.faults = [fault] * 1000
-    start = time.monotonic()
-    with pytest.raises(EndpointError, match=r"gave up after 0\.5 s|1000 times"):
+    with pytest.raises(EndpointError, match=r"gave up after 0\.5 s"):
         Endpoint(service.url, wait=0.05, attempts=1000, timeout=5, total=0.5)(X[:1])
-    assert time.monotonic() - start < 5
+    assert 1 <= service.requests < 100
 
 
 # Faults that stay
