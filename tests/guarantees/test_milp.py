@@ -49,7 +49,7 @@ def test_a_program_by_hand():
 
 def test_an_infeasible_program_and_a_missing_solver(monkeypatch: pytest.MonkeyPatch):
     program = Program(np.ones(1), np.ones((1, 1)), np.array([2.0]), np.array([3.0]), np.zeros(1), np.ones(1), np.array([False]))
-    assert solve(program).status == "infeasible"
+    assert [solve(program, solver).status for solver in solvers()] == ["infeasible"] * len(solvers())
     monkeypatch.setitem(__import__("sys").modules, "pyscipopt", None)
     with pytest.raises(MissingError, match="pyscipopt"):
         solve(program, "scip")
@@ -65,9 +65,10 @@ def test_values_by_hand():
     # h = (relu(x_0 - x_1), relu(2 x_0 + x_1 - 1)), z_0 - z_1 = 2 h_0 - h_1 + 0.5 on [0, 1] x [0, 2]:
     # least at (1, 2): 0 - 3 + 0.5; largest at (0.5, 0): 1 - 0 + 0.5 (beyond, 2 x_0 - (2 x_0 - 1) stays 1)
     box = torch.zeros(1, 2), torch.tensor([[1.0, 2.0]])
-    lb, ub = exact_bounds(two_layers(), *box, torch.tensor([[1.0, -1.0]]))
-    assert lb.item() == pytest.approx(-2.5)
-    assert ub.item() == pytest.approx(1.5)
+    for solver in solvers():
+        lb, ub = exact_bounds(two_layers(), *box, torch.tensor([[1.0, -1.0]]), solver=solver)
+        assert lb.item() == pytest.approx(-2.5)
+        assert ub.item() == pytest.approx(1.5)
 
 
 def nets() -> list[tuple[nn.Module, tuple[int, ...], float]]:
