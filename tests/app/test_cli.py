@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tutelage
-from tutelage.app.cli import run
+from tutelage.app.cli import _interval, run
 from tutelage.models.cnn import SmallCNN
 from tutelage.models.loading import save_weights
 from tutelage.teaching import CrossEntropy, fit
@@ -196,6 +196,12 @@ def test_run_writes_a_folder_that_report_can_read(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "first" / "result.json").is_file()
     assert run(["report", "first", "--out", "again.html"]) == 0
     assert (tmp_path / "again.html").read_text().count("b-mtard") > 1
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus():
+    assert _interval(-1e-9, -0.004, 0.004, signed=True) == r"+0.00 \[+0.00, +0.00]"
+    assert _interval(-0.006, -0.1, 0.1, signed=True) == r"-0.01 \[-0.10, +0.10]"
+    assert _interval(0.5, 0.25, 0.75, signed=False) == r"0.5000 \[0.2500, 0.7500]"
 
 
 def test_failed_cells_are_said_and_exit_1(tmp_path, monkeypatch, capsys):
