@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import tutelage
+from brightness import Mean, mean_of
 from tutelage.core.errors import AuditError, InputError
 from tutelage.models import Endpoint, Normalized, fingerprint, from_function, is_differentiable
 from tutelage.models.black_box import to_logits
@@ -142,17 +143,6 @@ def test_an_empty_row_of_labels_is_fine() -> None:
 
 
 # No gradients
-
-
-class Mean(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        mean = x.flatten(1).mean(1)
-        return torch.stack([0.5 - mean, mean - 0.5], 1) * 8
-
-
-def mean_of(batch: np.ndarray) -> np.ndarray:
-    mean = batch.reshape(len(batch), -1).mean(1)
-    return np.stack([0.5 - mean, mean - 0.5], 1) * 8
 
 
 def test_who_has_gradients() -> None:

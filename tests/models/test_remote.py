@@ -16,6 +16,7 @@ import torch
 from prediction_server import Service, served
 
 import tutelage
+from brightness import mean_of
 from tutelage.core.errors import InputError
 from tutelage.core.rng import rng_state
 from tutelage.models import Endpoint, EndpointError, from_function, is_differentiable, load_model
@@ -23,11 +24,6 @@ from tutelage.models.remote import check_url, is_loopback
 from tutelage.threats import PGD, Linf, Square
 
 QUICK: dict[str, Any] = {"wait": 0.01, "timeout": 5.0, "attempts": 3}
-
-
-def mean_of(batch: np.ndarray) -> np.ndarray:
-    mean = batch.reshape(len(batch), -1).mean(1)
-    return np.stack([0.5 - mean, mean - 0.5], 1) * 8
 
 
 def data(n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
+from brightness import Mean, mean_of
 from tutelage.core.errors import InputError
 from tutelage.models import Normalized, from_function
 from tutelage.threats import FGSM, L2, PGD, Linf, Square, Suite, parse_threat
@@ -16,22 +16,11 @@ from tutelage.threats.black_box import black_box_suite, for_model
 from tutelage.threats.decision import Decision
 
 
-class Mean(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        mean = x.flatten(1).mean(1)
-        return torch.stack([0.5 - mean, mean - 0.5], 1) * 8
-
-
-def scores_of(batch: np.ndarray) -> np.ndarray:
-    mean = batch.reshape(len(batch), -1).mean(1)
-    return np.stack([0.5 - mean, mean - 0.5], 1) * 8
-
-
 def labels_of(batch: np.ndarray) -> np.ndarray:
-    return scores_of(batch).argmax(1)
+    return mean_of(batch).argmax(1)
 
 
-SCORES = from_function(scores_of)
+SCORES = from_function(mean_of)
 LABELS = from_function(labels_of, gives="labels", classes=2)
 
 
