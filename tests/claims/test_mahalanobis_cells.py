@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from tutelage.auditing.detection import Detector
 from tutelage.claims.claim import Cell
 from tutelage.claims.detect import mahalanobis as claim
+from tutelage.claims.detect.mahalanobis import MeanBrightness
 from tutelage.core.cache import Cache
 from tutelage.core.errors import InputError
 from tutelage.data.images import ImageSet
@@ -28,7 +30,7 @@ def test_no_picture_is_in_two_parts_and_the_held_out_classes_are_nowhere_inside(
     parts = claim.Parts(CONFIG, near=near)
     inside = [parts.train, parts.epoch, parts.setting, parts.threshold]
     assert len(set().union(*map(rows, inside))) == sum(map(len, inside))
-    assert all(len(part) == CONFIG.n_validation for part in inside[1:])
+    assert [len(part) for part in inside[1:]] == [CONFIG.n_validation, CONFIG.n_setting, CONFIG.n_validation]
     assert all(part.split == "validation" for part in inside[1:])
     assert not set().union(*map(rows, inside)) & rows(parts.test)
     classes = 8 if near else 10
@@ -73,13 +75,45 @@ def test_attacked_pictures_are_made_once_for_all_arms(tmp_path: Path, monkeypatc
     labels = net(parts.setting[slice(None)][0]).argmax(1)  # so that the untrained net is right everywhere
     data = ImageSet(parts.setting.images, labels, parts.setting.classes, split="validation")
     cell = Cell("odin", 0, CONFIG, Cache(tmp_path))
-    first = claim.triples(net, data, FGSM(Linf(0.5)), seed=1, cell=cell)
+    first = claim.attacked(net, data, FGSM(Linf(0.5)), noisy=True, seed=1, cell=cell)
     assert len(first["attacked"]) > 0
     monkeypatch.setattr(claim, "attacked_triples", None)
-    again = claim.triples(net, data, FGSM(Linf(0.5)), seed=1, cell=cell)
+    again = claim.attacked(net, data, FGSM(Linf(0.5)), noisy=True, seed=1, cell=cell)
     assert all(torch.equal(first[name], again[name]) for name in ("clean", "noisy", "attacked"))
     with pytest.raises(TypeError):  # another attack is not in the cache
-        claim.triples(net, data, FGSM(Linf(0.4)), seed=1, cell=cell)
+        claim.attacked(net, data, FGSM(Linf(0.4)), noisy=True, seed=1, cell=cell)
+
+
+def test_a_detector_is_set_on_validation_pictures_of_each_attack_and_scored_on_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, scored, real = [], [], claim.set_on
+
+    def spy(detector: Detector, arm: str, inside: ImageSet, outside: ImageSet, config: claim.Config) -> Detector:
+        seen.append((inside, outside))
+        return real(detector, arm, inside, outside, config)
+
+    def score(self: MeanBrightness, data: ImageSet, *, batch_size: int = 256) -> torch.Tensor:
+        scored.append(data)
+        return Detector.scores(self, data, batch_size=batch_size)
+
+    monkeypatch.setattr(claim, "set_on", spy)
+    monkeypatch.setattr(MeanBrightness, "scores", score, raising=False)
+    found = claim.cell(Cell("mean-brightness", 0, CONFIG, Cache(tmp_path)))
+    assert all(data.split == "validation" for pair in seen for data in pair)
+    far, fgsm, pgd, fmn, near = seen
+    for inside, outside in (far, near):
+        assert len(inside) == len(outside)  # as they are, and attacked by FGSM
+    for inside, outside in (fgsm, pgd, fmn):
+        assert len(inside) == 2 * len(outside)  # clean and noisy
+    assert rows(fgsm[1]) <= rows(far[1])
+    assert not rows(fgsm[1]) & rows(pgd[1])
+    assert not rows(far[0]) & set().union(*(rows(data) for data in scored))
+    # a score with nothing to set is the same on attacks that are known and unknown
+    for name in ("pgd", "fmn"):
+        assert found[f"auroc_{name}"] == found[f"auroc_{name}_unseen"]
+    assert found["unseen_attack_auroc"] == pytest.approx((found["auroc_pgd"] + found["auroc_fmn"]) / 2)
+    assert found["adversarial_auroc"] == pytest.approx(sum(found[f"auroc_{name}"] for name in ("fgsm", "pgd", "fmn")) / 3)
 
 
 def test_wrong_settings_are_refused() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from tutelage.auditing.detection import GuardedModel, attacked_triples, auroc
+from tutelage.auditing.detection import GuardedModel, attacked_pairs, attacked_triples, auroc
 from tutelage.core.errors import InputError, SplitError
 from tutelage.data.images import ImageSet
 from tutelage.methods.detect.mahalanobis import Mahalanobis
@@ -266,6 +266,10 @@ def test_attacked_validation_images_stand_for_the_outside() -> None:
     made.fit_on_attacks(validation(), FGSM(Linf(0.3)), choices=(0.0,))
     three = attacked_triples(Rows(), validation(90, 5), FGSM(Linf(0.3)))
     assert auroc(made.score(three.clean), made.score(three.attacked)) > 0.9
+    pairs = attacked_pairs(Rows(), validation(), FGSM(Linf(0.3)))  # no image is lost to noise
+    inside, outside = (ImageSet(x, pairs.labels, ("a", "b", "c"), split="validation") for x in (pairs.clean, pairs.attacked))
+    same = Mahalanobis(Rows(), ["pool"], shrinkage=1e-3).fit(images().loader(30)).fit_on_sets(inside, outside, choices=(0.0,))
+    assert same.weights.tolist() == made.weights.tolist()
     with pytest.raises(InputError, match=r"^attack: got one that breaks 0 of 120"):
         made.fit_on_attacks(validation(), FGSM(Linf(0.001)))
     with pytest.raises(InputError, match=r"^attack"):

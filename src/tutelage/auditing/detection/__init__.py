@@ -8,7 +8,7 @@ Everywhere a HIGHER score means more like the training data; "inside" is what th
 >>> labels, accepted = guard.predict(x)[:2]
 """
 
-from tutelage.auditing.detection.attacked import AttackedTriples, attacked_triples
+from tutelage.auditing.detection.attacked import AttackedPairs, AttackedTriples, attacked_pairs, attacked_triples
 from tutelage.auditing.detection.dimension import LocalDimension
 from tutelage.auditing.detection.guarded import Answer, GuardedModel, GuardReport
 from tutelage.auditing.detection.layered import LayeredDetector
@@ -18,6 +18,7 @@ from tutelage.auditing.detection.scores import ODIN, Detector, Energy, MaxSoftma
 __all__ = [
     "ODIN",
     "Answer",
+    "AttackedPairs",
     "AttackedTriples",
     "DetectionMetrics",
     "Detector",
@@ -28,6 +29,7 @@ __all__ = [
     "LocalDimension",
     "MaxSoftmax",
     "NearestNeighbours",
+    "attacked_pairs",
     "attacked_triples",
     "auroc",
     "detection_metrics",

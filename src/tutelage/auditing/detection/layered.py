@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from tutelage.auditing.detection.attacked import attacked_triples
+from tutelage.auditing.detection.attacked import attacked_pairs
 from tutelage.auditing.detection.metrics import detection_metrics
 from tutelage.auditing.detection.scores import Detector, batches
 from tutelage.auditing.detection.weights import LEAST, logistic_weights
@@ -137,12 +137,12 @@ class LayeredDetector(Detector):
         """`fit_on_sets` without outliers: validation images that `attack` breaks stand for the outside, attacked.
 
         validation: labelled inside data that the model was not trained on; only images that the model gets right count.
-        attack: FGSM in Lee et al. Raises InputError if it breaks fewer than 20.
+        attack: FGSM in Lee et al.; it is run to its end. Raises InputError if it breaks fewer than 20.
         """
         self._check_fitted()
         with training_only():
             refuse_test_data(validation)
-            found = attacked_triples(self.model, validation, attack, seed=seed, batch_size=batch_size)
+            found = attacked_pairs(self.model, validation, attack, seed=seed, batch_size=batch_size)
         if len(found) < 2 * LEAST:
             wanted = f"one that breaks at least {2 * LEAST}: a larger eps, or more images"
             raise InputError("attack", f"one that breaks {len(found)} of {found.total} images", wanted)
