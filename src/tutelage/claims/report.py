@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from tutelage.auditing.page import (
 )
 from tutelage.claims.claim import Claim, ClaimResult, Row, SentenceResult
 from tutelage.claims.figures import differences_figure, in_points, metric_label, tradeoff_figure
+from tutelage.core.errors import TutelageError
 from tutelage.core.stats import mean_t, paired_t
 
 TONES: dict[str, Tone] = {"holds": "good", "does not hold": "bad", "undecided": "warn"}
@@ -152,7 +156,25 @@ def _pictures(claim: Claim, result: ClaimResult) -> list[Block]:
             "sentence holds if the whole interval is on the better side of its margin, the thick tick."
         )
         blocks.append(Picture(figure_svg(differences_figure(claim, result), caption), caption))
+    blocks += _own_pictures(claim, result)
     return blocks or [Text(["There is nothing to draw: no cell succeeded."])]
+
+
+def _own_pictures(claim: Claim, result: ClaimResult) -> list[Block]:
+    """Of `pictures(result) -> [(figure, caption)]` in the module `<claim>_pictures` beside the claim, if there is one.
+
+    It is no part of the claim itself, so that a change of a picture leaves recorded results as they are.
+    """
+    name, found = f"{claim.system.claim_module}_pictures", None
+    with suppress(ModuleNotFoundError):  # of a claim that lies elsewhere
+        found = find_spec(name)
+    if not found:
+        return []
+    try:
+        drawn = import_module(name).pictures(result)
+    except TutelageError as error:  # an extra or an artifact that is missing: the page is written without them
+        return [Notice("Pictures of the cells", [f"They could not be drawn: {error}"], "plain")]
+    return [Picture(figure_svg(figure, caption), caption) for figure, caption in drawn]
 
 
 def _sentences(claim: Claim, result: ClaimResult) -> Section:

@@ -1,0 +1,1 @@
+"""Claims about systems that teach an agent or a person."""

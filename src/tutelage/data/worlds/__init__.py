@@ -1,0 +1,1 @@
+"""Worlds: seeded generators of tasks with exact answers."""

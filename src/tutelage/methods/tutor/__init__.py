@@ -1,0 +1,1 @@
+"""Tutoring: what to teach an agent or a person next, and how."""

@@ -1,0 +1,1 @@
+"""Curricula: samplers that propose the next task to a learner from its progress, and what runs them."""
