@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_report import page_of
 from torch import nn
 
 from tutelage.auditing.bracket import bracket
@@ -67,6 +68,23 @@ def test_the_figure_names_each_side(tmp_path: Path):
     assert found.save(tmp_path / "bracket.svg").read_text().startswith("<?xml")
     with pytest.raises(InputError, match="path"):
         found.save(tmp_path / "bracket.txt")
+
+
+def test_the_page_labels_each_side_and_holds_every_number(tmp_path: Path):
+    net, x, y = problem()
+    found = bracket(net, x, y, [0.0, 0.02, 0.05], cascade=("ibp", "crown"), steps=5, restarts=1)
+    page = page_of(found.save(tmp_path / "bracket.html"))
+    for one in found.rungs:
+        for side in (one.certified, one.attacked):
+            low, high = side.interval.lo, side.interval.hi
+            assert f"{100 * side.share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in page.text
+        assert f"{100 * one.gap:.1f} %" in page.text
+    for said in ("Certified (sound)", "Attacked (empirical)", "What ibp and crown proved", "30 samples", "PGD-5"):
+        assert said in page.text
+    assert page.count("svg") == 1
+    met = [f"{one.eps:g}" for one in found.rungs if one.gap == 0]
+    assert met[0] == "0"  # at eps 0 both sides are the clean accuracy
+    assert "Both sides meet at eps 0" in page.text
 
 
 def test_a_broken_proof_is_loud(monkeypatch: pytest.MonkeyPatch):

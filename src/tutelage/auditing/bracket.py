@@ -10,7 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from tutelage.auditing.figures import INK, MUTED, SERIES, new_figure
+from tutelage.auditing.cells import listed
+from tutelage.auditing.figures import INK, MUTED, SERIES, figure_svg, new_figure
+from tutelage.auditing.page import Page, Picture, Section, Table, Text, percent, write_page
 from tutelage.core.checks import check_number
 from tutelage.core.errors import InputError, TutelageError
 from tutelage.core.files import write_atomic
@@ -87,17 +89,50 @@ class Bracket:
         return figure
 
     def save(self, path: Path | str) -> Path:
-        """Write the figure; the form by the suffix, such as .svg, .png or .pdf."""
+        """Write the figure (.svg, .png, .pdf), or a whole page with figure and table (.html); the form by the suffix."""
         import io
 
         path = Path(path)
         form = path.suffix.removeprefix(".")
+        if form == "html":
+            return write_page(path, self.page())
         if form not in ("svg", "png", "pdf"):
-            raise InputError("path", str(path), "a file name that ends in .svg, .png or .pdf")
+            raise InputError("path", str(path), "a file name that ends in .html, .svg, .png or .pdf")
         buffer = io.BytesIO()
         self.figure().savefig(buffer, format=form)
         write_atomic(path, buffer.getvalue())
         return path
+
+    def page(self) -> Page:
+        """The report: what lies between proof and attack, as a curve over eps and as a table."""
+        stages = self.rungs[0].report.stages
+        counted = (*stages, "broken") if "milp" in stages else stages
+        words = [
+            f"{self.n:,} samples, the same on both sides. What {listed(stages)} proved is a lower bound of the robust accuracy "
+            f"on them (sound); what {self.attack} left is an upper bound (empirical). The true one lies between the two."
+        ]
+        if closed := [f"{one.eps:g}" for one in self.rungs if one.gap == 0]:
+            words.append(f"Both sides meet at eps {listed(closed)}: there it is known exactly.")
+        caption = "Accuracy over the size of the change allowed (linf): certified from below, under attack from above."
+        rows = [
+            [
+                f"{one.eps:g}",
+                *(percent(side.share, (side.interval.lo, side.interval.hi)) for side in (one.certified, one.attacked)),
+                percent(one.gap),
+                *(f"{one.report.counts[stage]:,}" for stage in counted),
+            ]
+            for one in self.rungs
+        ]
+        header = ["Eps", "Certified (sound)", "Attacked (empirical)", "Open", *counted]
+        groups = [("", 1), ("robust accuracy", 2), ("", 1), ("samples proved by", len(stages))]
+        groups += [("by MILP", 1)] if "milp" in stages else []
+        note = (
+            "In brackets: 95 % Wilson intervals. Open: neither proved nor broken. A sample proved at one eps counts as proved "
+            "at every smaller one, so a share can be above what the verifiers of its row proved."
+        )
+        table = Table("Both sides at each eps", header, rows, "lr", groups, note)
+        section = Section("Bracket", [Picture(figure_svg(self.figure(), caption), caption), table])
+        return Page("Certified and attacked", "Bracket", [Text(words)], [section])
 
 
 def bracket(
