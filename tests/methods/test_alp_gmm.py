@@ -13,7 +13,11 @@ from scipy.stats import kstest
 
 from tutelage.claims.claim import Cell, ClaimResult, Row
 from tutelage.claims.report import write_claim_report
-from tutelage.claims.tutor.alp_gmm import CLAIM, Config, ShuffledReturns, change_digits, digit_splits, unseen_tasks
+from tutelage.claims.tutor.alp_gmm import CLAIM
+from tutelage.claims.tutor.alp_gmm.config import Config
+from tutelage.claims.tutor.alp_gmm.physics import unseen_tasks
+from tutelage.claims.tutor.alp_gmm.supervised import change_digits, digit_splits
+from tutelage.claims.tutor.alp_gmm.teachers import ShuffledReturns
 from tutelage.core.cache import Cache
 from tutelage.core.errors import InputError
 from tutelage.data.worlds.control import WindyCartPole

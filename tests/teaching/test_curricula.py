@@ -12,6 +12,7 @@ from torch import nn
 
 from tutelage.core.errors import CheckpointError, InputError, MissingError
 from tutelage.data.worlds.control import WeakPendulum, WindyCartPole
+from tutelage.data.worlds.stump_track import StumpTrack
 from tutelage.data.worlds.task_space import TaskSpace
 from tutelage.data.worlds.toy_grid import ToyGrid
 from tutelage.teaching.checkpoint import load_checkpoint, save_checkpoint
@@ -314,6 +315,17 @@ def test_an_off_policy_student_saves_its_replay_buffer_too(tmp_path: Path):
         again.load(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"^state"):
         ppo(Uniform(WindyCartPole().task_space, rng=rng())).load_state_dict(again.state_dict())
+
+
+def test_a_student_learns_on_stump_tracks():
+    space = StumpTrack().task_space
+    sampler = Uniform(space, rng=rng(), returns=(-150.0, 350.0))
+    student = SB3Student("PPO", lambda: StumpTrack(steps=10), sampler, n_envs=2, n_steps=16, batch_size=16, n_epochs=1)
+    history = student.learn(64)
+    assert len(history) == 2 * (32 // 10), "episodes of ten steps: the last one of each environment is not finished"
+    found = student.evaluate([(0.5, 3.0), (3.0, 1.0)])
+    assert found.success.tolist() == [0.0, 0.0], "nobody passes a track in ten steps"
+    assert np.isfinite(found.returns).all()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tutelage.claims.claim import ClaimResult
-from tutelage.claims.tutor.alp_gmm import Config, kept, rl_world, taught
+from tutelage.claims.tutor.alp_gmm.config import Config
+from tutelage.claims.tutor.alp_gmm.physics import rl_world, taught
+from tutelage.claims.tutor.alp_gmm.teachers import kept
 from tutelage.core.cache import Cache
 from tutelage.data.worlds.task_space import Floats
 from tutelage.data.worlds.toy_grid import ToyGrid
