@@ -1,0 +1,1 @@
+"""Claims about decisions in the worst case."""
