@@ -33,6 +33,10 @@ PACKAGES = (
     "pyautoattack",
     "foolbox",
     "imagecorruptions",
+    "pytorch-ood",
+    "torchcp",
+    "mapie",
+    "adversarial-robustness-toolbox",
     "scikit-image",
     "opencv-python-headless",
 )

@@ -45,8 +45,22 @@ def make(peer: str) -> None:
     main, own = sysconfig.get_path("purelib"), folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
     # addsitedir, and not the bare path: it also reads the main environment's own .pth files, such as tutelage's editable one
     (own / "site-packages" / "main-environment.pth").write_text(f"import site; site.addsitedir({main!r})\n")
-    subprocess.run([str(python_of(peer)), "-c", f"import {peer}, torch, tutelage"], check=True)
+    check = f"import sys; sys.path.append({str(HERE)!r}); import stand_ins, {peer}, torch, tutelage"
+    subprocess.run([str(python_of(peer)), "-c", check], check=True)
     _mark(peer).write_text(_state(peer))
+
+
+def inside(peer: str) -> bool:
+    """Whether this process runs in the environment of a peer."""
+    return Path(sys.executable).absolute() == python_of(peer)
+
+
+def race_in(peer: str, *arguments: str) -> None:
+    """Run this script again in the environment of a peer, or say that it is left out. A race that fails ends this one too."""
+    if reason := missing(peer):
+        print(f"left out: {reason}", flush=True)
+    elif code := subprocess.run([str(python_of(peer)), *sys.argv, *arguments], check=False).returncode:
+        sys.exit(code)
 
 
 def _requirements(peer: str) -> Path:

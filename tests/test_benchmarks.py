@@ -55,6 +55,8 @@ def check_form(row: dict[str, Any], *, least: int) -> None:
     [
         ("bench_pgd.py", "pgd", ["SmallCNN(32)", "ResNet-20"]),
         ("bench_apgd.py", "pgd", ["linf@0.1, SmallCNN(32)", "l2@1, SmallCNN(32)", "ResNet-20"]),
+        ("bench_bounds.py", "bounds", ["SmallCNN(32)", "ResNet-20"]),
+        ("bench_adapt.py", "adapt", ["TENT", "mean teacher", "RMT", "SmallCNN(32)", "ResNet-20"]),
         ("bench_fit.py", "fit", ["SmallCNN(16)", "SmallCNN(32)"]),
         ("bench_import.py", "import", ["import tutelage", "tutelage --help", "tutelage list"]),
         ("bench_audit.py", "audit", ["to the first gradient", "whole command", "audit()"]),
@@ -89,6 +91,104 @@ def test_a_race_against_a_peer_runs_in_its_environment(root: Path, tmp_path: Pat
     for row in rows:
         if "with retirement" in row["name"]:
             assert set(row["notes"]["robust accuracy"]) == {"ours", "ours without retirement", peer}
+
+
+@pytest.mark.parametrize(
+    ("race", "peer", "group", "names"),
+    [
+        ("bench_mahalanobis.py", "pytorch_ood", "detection", ["Mahalanobis"]),
+        ("bench_conformal.py", "torchcp", "conformal", ["LAC", "APS", "RAPS"]),
+        ("bench_conformal.py", "mapie", "conformal", ["LAC", "APS"]),
+        ("bench_smoothing.py", "art", "smoothing", ["linear", "SmallCNN(8)", "SmallCNN(32)"]),
+    ],
+)
+def test_a_race_that_moves_into_the_environment_of_its_peer(
+    root: Path, tmp_path: Path, race: str, peer: str, group: str, names: list[str], common: Any
+) -> None:
+    import peers
+
+    if reason := peers.missing(peer):
+        pytest.skip(reason)
+    results = tmp_path / "results.json"
+    arguments = ["--peer", peer] if race == "bench_conformal.py" else []
+    done = script(root, race, "--quick", *arguments, "--results", str(results))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(results.read_text())["rows"]
+    assert len(rows) == len(names)
+    for row in rows:
+        check_form(row, least=1)
+        assert row["group"] == group
+        assert any(name in row["name"] for name in names)
+
+
+def test_a_stand_in_is_only_for_what_is_not_there(common: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    for name in ("stand_ins", "colorsys"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import stand_ins
+
+    monkeypatch.setattr(stand_ins, "ABSENT", ("no_such_library", "colorsys"))
+    import colorsys
+
+    from no_such_library.part import Base
+
+    class Own(Base):  # type: ignore[misc]
+        """What a peer makes of it."""
+
+    assert isinstance(Own(), Base)
+    with pytest.raises(TypeError):
+        Base(3)  # nothing of it works
+    assert colorsys.rgb_to_hsv(0, 0, 1)[2] == 1  # the library's own
+    with pytest.raises(ModuleNotFoundError):
+        import no_such_other_library  # noqa: F401
+
+
+def test_sets_that_differ_are_no_race(common: Any) -> None:
+    import bench_conformal
+
+    y = torch.tensor([0, 1, 1, 0])
+    sets = torch.tensor([[True, False], [False, True], [True, True], [False, True]])
+    notes = bench_conformal.compared("LAC", (0.5, sets), (0.5, sets.int().numpy()), y, exact=True)
+    assert notes["coverage"] == {"ours": 0.75, "theirs": 0.75}
+    assert notes["labels a set"] == {"ours": 1.25, "theirs": 1.25}
+    assert notes["labels in one side's sets alone"] == "0 of 5"
+    other = ~sets
+    for exact in (True, False):
+        with pytest.raises(SystemExit, match="no race"):
+            bench_conformal.compared("LAC", (0.5, sets), (0.5, other), y, exact=exact)
+    with pytest.raises(SystemExit, match="no race"):
+        bench_conformal.compared("LAC", (0.5, sets), (0.6, sets), y, exact=True)
+
+
+def test_bare_passes_are_what_an_adapter_makes(common: Any) -> None:
+    """As many forward passes as a step of the adapter, and gradients for the parameters that it moves."""
+    import bench_adapt
+
+    from tutelage.core.rng import seeded
+    from tutelage.models.cnn import SmallCNN
+    from tutelage.teaching.test_time.baselines import Tent
+    from tutelage.teaching.test_time.mean_teacher import MeanTeacher
+
+    with seeded(0):
+        net = SmallCNN(2)
+        x = torch.rand(4, 1, 28, 28)
+    passes: list[bool] = []
+
+    class Counted(SmallCNN):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            passes.append(torch.is_grad_enabled())
+            return super().forward(x)
+
+    net.__class__ = Counted
+    counts = {"student": 1, "teacher": 0, "norms_only": True}, {"student": 2, "teacher": 1}
+    for adapter, wanted in zip((Tent(net), MeanTeacher(net)), counts, strict=True):
+        bare = bench_adapt.bare(net, x, **wanted)
+        passes.clear()
+        adapter.adapt(x)
+        own = sorted(passes)
+        passes.clear()
+        bare()
+        assert sorted(passes) == own
 
 
 def test_a_race_without_its_peer_says_so(root: Path, tmp_path: Path) -> None:
