@@ -91,6 +91,48 @@ def get(
 
 
 @data_app.command()
+def make(
+    environment: Annotated[str, typer.Argument(help="An environment of gymnasium with bounded actions, such as Pendulum-v1.")],
+    to: Annotated[Path | None, typer.Option("--to", help="A folder; default: in the user's cache.")] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Steps of the agent.")] = 30_000,
+    update_every: Annotated[
+        int, typer.Option("--update-every", help="Steps of the environment for an update; more give a longer replay.")
+    ] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Of the agent and the environment.")] = 0,
+) -> None:
+    """Log data sets for offline reinforcement learning: train our own SAC once and keep what it saw.
+
+    Writes random.hdf5, replay.hdf5 and medium.hdf5 in Minari's layout, and the expert's policy. Sets that are there are kept;
+    a run that was stopped goes on from its last checkpoint.
+    """
+    from tutelage.core.cache import default_cache_dir
+    from tutelage.core.errors import Interrupted
+    from tutelage.core.progress import shown
+    from tutelage.data.offline import read_offline
+    from tutelage.teaching.control.collect import CollectConfig, make_sets
+
+    folder = to or default_cache_dir() / "offline" / f"{environment.replace('/', '-')}-{steps}-{update_every}-{seed}"
+    config = CollectConfig(environment, steps=steps, update_every=update_every, seed=seed)
+    try:
+        with shown() as progress:
+            files = make_sets(config, folder, progress=progress)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command goes on from the last checkpoint") from None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("set", "transitions", "episodes", "mean return", "normalised, %"):
+        table.add_column(column, justify="left" if column == "set" else "right")
+    for quality, file in files.items():
+        data = read_offline(file)
+        mean = float(data.returns.mean())
+        table.add_row(
+            quality, f"{len(data):,}", f"{len(data.returns):,}", f"{mean:.1f}", f"{data.normalised(mean):.1f}"
+        )  # fmt: skip
+    out.print(table)
+    out.print(f"random actions return {data.random_return:.1f}, the expert {data.expert_return:.1f}: these are 0 and 100 %")
+    out.print(str(folder), soft_wrap=True)
+
+
+@data_app.command()
 def check(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Default: everything at hand.")] = None,
 ) -> None:
