@@ -481,6 +481,9 @@ def test_arms_that_prune_share_one_net() -> None:
     assert net_of("large-low-ipr", config) == net_of("large-random", config) == net_of("large-no-pruning", config)
     assert (main.config.weight_decay, net_of("weight-decay", config).config.weight_decay) == (0, 10)
     assert net_of("large-weight-decay", config).config.weight_decay == 15
+    transformers = [net_of(arm, config) for arm in ("transformer", "transformer-weight-decay")]
+    assert [one.kind for one in transformers] == ["transformer"] * 2
+    assert transformers[0].config.weight_decay < transformers[1].config.weight_decay
 
 
 SMALL = gk.modular_dataset(5, 0.6, 0.2)

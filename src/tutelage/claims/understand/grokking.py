@@ -4,7 +4,8 @@ Addition mod 53, 65 % of the pairs to train on, 20 % of their labels random (the
 its own split, corruption and network; all arms of a unit prune the same trained net, from the cache. What is pruned is fixed
 beforehand at 60 % of the neurons, the paper's figure; nothing is chosen on test data. Beside the catalogue's controls there
 is one by the size of the weights, which needs no spectrum. Other nets: with weight decay, with BatchNorm, of the paper's own
-size (p = 97, N = 500), and mod 31, where nothing is learnt but the labels. Accuracies in per cent.
+size (p = 97, N = 500), mod 31, where nothing is learnt but the labels, and a transformer with little and with more weight
+decay, whose settings were found on a split that no unit has. Accuracies in per cent.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -27,7 +28,7 @@ from tutelage.methods.understand.grokking.pruning import Order, pruning_curve
 from tutelage.methods.understand.grokking.spectrum import neuron_ipr, rank_correlation
 from tutelage.methods.understand.grokking.training import GrokConfig, train_grok
 from tutelage.models.loading import load_weights, save_weights
-from tutelage.models.modular import QuadraticMLP
+from tutelage.models.modular import PairTransformer, QuadraticMLP
 from tutelage.models.neurons import matrices
 
 
@@ -53,6 +54,12 @@ class Config(ClaimConfig):
     large_steps: int = Field(1000, ge=1, description="of large-low-ipr and large-random")
     large_decay: float = Field(15.0, ge=0)
     large_decay_steps: int = Field(500, ge=1, description="of large-weight-decay")
+    transformer_dim: int = Field(64, ge=4, multiple_of=4, description="of its embedding; 4 heads, MLP of 4 times that")
+    transformer_alpha: float = Field(0.8, gt=0, lt=1)
+    transformer_steps: int = Field(1000, ge=1)
+    transformer_lr: float = Field(0.003, gt=0)
+    transformer_decay: float = Field(3.0, ge=0, description="of the arm transformer")
+    transformer_strong_decay: float = Field(6.0, ge=0, description="of the arm transformer-weight-decay")
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Net:
     alpha: float
     xi: float
     config: GrokConfig
-    batch_norm: bool = False
+    kind: Literal["quadratic", "batch-norm", "transformer"] = "quadratic"
 
 
 PRUNED: dict[str, Order] = {
@@ -77,7 +84,7 @@ PRUNED: dict[str, Order] = {
 }
 ARMS = (
     *("no-pruning", "random-pruning", "high-ipr-pruning", "small-weights-pruning", "low-ipr-pruning"),
-    *("weight-decay", "batch-norm", "small-modulus"),
+    *("weight-decay", "batch-norm", "small-modulus", "transformer", "transformer-weight-decay"),
     *("large-no-pruning", "large-random", "large-low-ipr", "large-weight-decay"),
 )
 CONTROLS = ("no-pruning", "high-ipr-pruning")
@@ -93,7 +100,12 @@ def net_of(arm: str, config: Config) -> Net:
     if arm == "batch-norm":
         size, steps = config.batch_norm_size, config.batch_norm_steps
         training = GrokConfig(steps, lr=config.batch_norm_lr, batch_size=size, log_every=steps)
-        return Net(config.p, config.width, config.alpha, config.xi, training, batch_norm=True)
+        return Net(config.p, config.width, config.alpha, config.xi, training, "batch-norm")
+    if arm.startswith("transformer"):
+        decay = config.transformer_strong_decay if arm.endswith("weight-decay") else config.transformer_decay
+        steps = config.transformer_steps
+        training = GrokConfig(steps, decay, lr=config.transformer_lr, log_every=steps)
+        return Net(config.p, config.transformer_dim, config.transformer_alpha, config.xi, training, "transformer")
     training = GrokConfig(config.steps, config.weight_decay if arm == "weight-decay" else 0.0, log_every=config.steps)
     p = config.small_p if arm == "small-modulus" else config.p
     return Net(p, config.width, config.alpha, config.xi, training)
@@ -109,6 +121,7 @@ def cell(cell: Cell) -> Mapping[str, float]:
     scores = neuron_ipr(model)
     found = {"mean_ipr": float(scores.mean())}
     if cell.arm in PRUNED:
+        assert isinstance(model, QuadraticMLP)
         by = weight_sizes(model) if cell.arm == "small-weights-pruning" else scores
         order = PRUNED[cell.arm]
         half = [0.5] if order == "random" else []
@@ -121,9 +134,10 @@ def cell(cell: Cell) -> Mapping[str, float]:
     else:
         after = accuracies(model, data)
     found |= measured(after)
-    if cell.arm.endswith("weight-decay"):
+    if cell.arm in ("weight-decay", "large-weight-decay"):
         found["distance_to_clean_share"] = abs(found["train"] - 100 * (1 - net.xi))
-    if net.batch_norm:
+    if net.kind == "batch-norm":
+        assert isinstance(model, QuadraticMLP)
         assert model.norm is not None
         found["gain_ipr_correlation"] = rank_correlation(model.norm.weight.detach().abs(), scores)
     if cell.arm not in PRUNED:
@@ -146,11 +160,13 @@ def weight_sizes(model: QuadraticMLP) -> Tensor:
     return torch.stack(parts).sum(0).sqrt()
 
 
-def trained(net: Net, data: ModularData, seed: int, cell: Cell) -> QuadraticMLP:
+def trained(net: Net, data: ModularData, seed: int, cell: Cell) -> QuadraticMLP | PairTransformer:
     """The network of `net`, trained on `data`; made once for all arms that share it."""
 
-    def fresh() -> QuadraticMLP:
-        norm: Any = "batch" if net.batch_norm else None
+    def fresh() -> QuadraticMLP | PairTransformer:
+        if net.kind == "transformer":
+            return PairTransformer(net.p, net.width, generator=generator(seed, "transformer"))
+        norm: Any = "batch" if net.kind == "batch-norm" else None
         return QuadraticMLP(net.p, net.width, norm=norm, generator=generator(seed, "quadratic net"))
 
     def build(folder: Path) -> None:
@@ -159,7 +175,7 @@ def trained(net: Net, data: ModularData, seed: int, cell: Cell) -> QuadraticMLP:
         save_weights(model, folder / "net.safetensors")
 
     key = {
-        "p": net.p, "width": net.width, "alpha": net.alpha, "xi": net.xi, "batch_norm": net.batch_norm, "seed": seed,
+        "p": net.p, "width": net.width, "alpha": net.alpha, "xi": net.xi, "kind": net.kind, "seed": seed,
         "config": vars(net.config) | {"betas": list(net.config.betas)}, "torch": torch.__version__,
         "threads": torch.get_num_threads(), "code": code_sha256("tutelage.claims.understand.grokking"),
     }  # fmt: skip
@@ -171,11 +187,9 @@ def trained(net: Net, data: ModularData, seed: int, cell: Cell) -> QuadraticMLP:
 def data(config: Config) -> list[dict[str, Any]]:
     """The generated tasks, as results list them."""
     made = {"kind": "generated", "generator": "tutelage.methods.understand.grokking.data.modular_dataset", "version": 1}
-    sizes = {config.p: config.alpha, config.small_p: config.alpha, config.large_p: config.large_alpha}
-    return [
-        {"name": f"addition mod {p}", "split": f"{share:g} of the pairs train", "n": p * p, **made}
-        for p, share in sizes.items()
-    ]
+    main, transformer = (config.p, config.alpha), (config.p, config.transformer_alpha)
+    tasks = [main, (config.small_p, config.alpha), (config.large_p, config.large_alpha), transformer]
+    return [{"name": f"addition mod {p}", "split": f"{share:g} of the pairs train", "n": p * p, **made} for p, share in tasks]
 
 
 CLAIM = Claim(
@@ -185,11 +199,13 @@ CLAIM = Claim(
     scales={
         "smoke": Config(
             p=11, width=24, alpha=0.8, steps=60, random_draws=2, batch_norm_steps=40, small_p=7, large_p=13, large_width=32,
-            large_alpha=0.8, large_xi=0.2, large_steps=60, large_decay_steps=60,
+            large_alpha=0.8, large_xi=0.2, large_steps=60, large_decay_steps=60, transformer_dim=8, transformer_steps=30,
         ),
         "claim": Config(),
         "paper": Config(
             p=97, width=500, alpha=0.5, xi=0.35, weight_decay=15.0, large_p=113, large_width=500, batch_norm_steps=2000,
+            transformer_dim=128, transformer_steps=4000, transformer_lr=0.001, transformer_decay=10.0,
+            transformer_strong_decay=50.0,
         ),
     },
     units={"smoke": 2, "claim": 5, "paper": 5},
@@ -251,6 +267,14 @@ CLAIM = Claim(
         Sentence(
             "Mod 31 the same net only memorises: training accuracy is above 90 %.",
             "train", "small-modulus", kind="threshold", margin=90.0,
+        ),
+        Sentence(
+            "In the transformer, more weight decay gives less accuracy on corrupted training labels.",
+            "corrupted", "transformer-weight-decay", "transformer", better="lower",
+        ),
+        Sentence(
+            "In the transformer, more weight decay gives a higher mean IPR of the embedding.",
+            "mean_ipr", "transformer-weight-decay", "transformer",
         ),
         Sentence(
             "At the paper's own size, pruning by lowest IPR separates more than random pruning.",
