@@ -15,7 +15,7 @@ from tutelage.claims.claim import Cell, ClaimResult, Row
 from tutelage.claims.report import write_claim_report
 from tutelage.claims.tutor.alp_gmm import CLAIM
 from tutelage.claims.tutor.alp_gmm.config import Config
-from tutelage.claims.tutor.alp_gmm.physics import unseen_tasks
+from tutelage.claims.tutor.alp_gmm.physics import taught, unseen_tasks
 from tutelage.claims.tutor.alp_gmm.supervised import change_digits, digit_splits
 from tutelage.claims.tutor.alp_gmm.teachers import ShuffledReturns
 from tutelage.core.cache import Cache
@@ -294,6 +294,30 @@ def test_the_report_of_the_claim_shows_the_task_space_and_a_strip_of_frames(tmp_
     assert "Grey: tasks that cannot be learnt." in page
     assert "The student taught by random tasks" in page
     assert page.count("data:image/png") >= 3
+
+
+def test_a_cell_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, steps = CLAIM.scales["smoke"], 0
+    step = WindyCartPole.step
+
+    def killed(self, action):
+        nonlocal steps
+        steps += 1
+        if steps == 70:
+            raise KeyboardInterrupt
+        return step(self, action)
+
+    wanted = taught(config.model_copy(update={"rl_steps": 64}), "rl-alp-gmm", 0, Cache(tmp_path / "whole"))
+    monkeypatch.setattr(WindyCartPole, "step", killed)
+    monkeypatch.setattr("tutelage.claims.tutor.alp_gmm.physics.PPO_SAVES", 64)
+    with pytest.raises(KeyboardInterrupt):
+        taught(config, "rl-alp-gmm", 0, Cache(tmp_path / "killed"))
+    steps = 100
+    found = taught(config, "rl-alp-gmm", 0, Cache(tmp_path / "killed"))
+    assert found.model.num_timesteps == config.rl_steps
+    assert steps - 100 == config.rl_steps - 64, "what was learnt before the kill was not learnt again"
+    np.testing.assert_array_equal(found.history.tasks[: len(wanted.history)], wanted.history.tasks)
+    assert not list((tmp_path / "killed" / "curricula-running").glob("*/step-*"))
 
 
 def test_shuffled_returns_are_returns_of_other_episodes():

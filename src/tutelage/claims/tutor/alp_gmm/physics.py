@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tutelage.claims.tutor.alp_gmm.teachers import kept, teacher
 from tutelage.core.cache import Cache
 from tutelage.core.rng import derive, numpy_generator
 from tutelage.data.worlds.task_space import Floats
+
+PPO_SAVES = 20_000  # steps between checkpoints
 
 
 def on_physics(cell: Cell) -> dict[str, float]:
@@ -40,11 +43,15 @@ def taught(config: Config, arm: str, unit: int, cache: Cache) -> Any:
     )  # fmt: skip
     student = SB3Student(config.rl_student, rl_world(config), sampler, seed=seed, **_student(config))
 
-    def build(folder: Path) -> None:
-        student.learn(config.rl_steps)
-        student.save(folder)
+    key = kept(config, arm, unit, torch.get_num_threads())
 
-    student.load(cache.get("curricula", kept(config, arm, unit, torch.get_num_threads()), build))
+    def build(folder: Path) -> None:
+        running = cache.folder("curricula-running", key)  # a cell that is killed goes on from here
+        student.learn(config.rl_steps, checkpoint=running)
+        student.save(folder)
+        shutil.rmtree(running, ignore_errors=True)
+
+    student.load(cache.get("curricula", key, build))
     return student
 
 
@@ -69,7 +76,7 @@ def _student(config: Config) -> dict[str, Any]:
         }  # fmt: skip
     return {
         "n_envs": 8, "n_steps": config.rl_rollout, "batch_size": min(256, 8 * config.rl_rollout), "n_epochs": 10,
-        "learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.9,
+        "learning_rate": 1e-3, "gamma": 0.98, "gae_lambda": 0.9, "save_every": PPO_SAVES,
     }  # fmt: skip
 
 
