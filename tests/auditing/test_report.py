@@ -286,6 +286,7 @@ def test_numbers_in_words() -> None:
     assert measured(50.0, (10.0, 90.0)) == "50.0 [10.0, 90.0]"
     assert measured(1.5, (1.5, 1.5)) == "1.50 [1.50, 1.50]"
     assert measured(3) == "3.00"
+    assert measured(-0.001, (-0.2, 0.2), signed=True) == "+0.00 [-0.20, +0.20]"
     assert [duration(s) for s in (8.44, 200, 7500)] == ["8.4 s", "3 min 20 s", "2 h 5 min"]
     assert plain({"a": [1, None], "b": True, "c": 0.1}) == "a 1, none, b yes, c 0.1"
 

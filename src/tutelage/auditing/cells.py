@@ -25,7 +25,7 @@ def share(row: AuditRow) -> str:
 
 def points(value: float, ci95: tuple[float, float]) -> str:
     """A signed difference of shares in points of per cent, with its interval: "+3.2 [+1.0, +5.4]"."""
-    return f"{100 * value:+.1f} [{100 * ci95[0]:+.1f}, {100 * ci95[1]:+.1f}]"
+    return f"{100 * value:+z.1f} [{100 * ci95[0]:+z.1f}, {100 * ci95[1]:+z.1f}]"
 
 
 def cell(row: AuditRow | None, marked: float | None = None, tag: str = "") -> str | Mark:

@@ -173,7 +173,7 @@ def measured(value: float, ci95: tuple[float, float] | None = None, *, signed: b
     half = (ci95[1] - ci95[0]) / 2 if ci95 else 0.0
     power = math.floor(math.log10(half)) if half > 1e-9 else 0
     decimals = min(4, max(0, (1 if power < 0 else 2) - power))
-    numbers = [f"{number:{'+' if signed else ''}.{decimals}f}" for number in (value, *(ci95 or ()))]
+    numbers = [f"{number:{'+' if signed else ''}z.{decimals}f}" for number in (value, *(ci95 or ()))]
     return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]" if ci95 else numbers[0]
 
 
