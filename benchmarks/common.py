@@ -37,6 +37,7 @@ PACKAGES = (
     "torchcp",
     "mapie",
     "adversarial-robustness-toolbox",
+    "d3rlpy",
     "scikit-image",
     "opencv-python-headless",
 )
