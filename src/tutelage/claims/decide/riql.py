@@ -33,7 +33,8 @@ from tutelage.methods.decide.riql.learner import RIQL, RIQLConfig
 from tutelage.teaching.control import collect as collecting
 from tutelage.teaching.control.collect import CollectConfig
 from tutelage.teaching.control.environments import evaluate
-from tutelage.teaching.control.offline import OfflineConfig
+from tutelage.teaching.control.offline import OfflineConfig, OfflineLearner
+from tutelage.teaching.control.policies import Policy
 from tutelage.threats.dataset.transitions import Mode, corrupt
 
 Data = Literal["replay", "medium", "random", "uniform", "file"]
@@ -107,6 +108,7 @@ def cell(cell: Cell) -> Mapping[str, float]:
     learner = make_learner(sets, learner_config(cell.arm, config), seed=seed)
     learner.fit(config.steps, progress=cell.progress)
     found = {"rows": float(len(clean))}
+    policy_of(cell, learner)
     for name, policy in zip(("normalised_return", "rewards", "observations", "clean"), learner.policies, strict=True):
         played = float(evaluate(policy, config.environment, episodes=config.episodes, seed=derive(seed, "played")).mean())
         found[name if name == "normalised_return" else f"{name}_return"] = clean.normalised(played)
@@ -116,6 +118,26 @@ def cell(cell: Cell) -> Mapping[str, float]:
         found |= {"auroc": tails.auroc} if tails.auroc is not None else {}
         found["chain_error"] = _chain_error(learner.config, config, seed)
     return found
+
+
+def policy_of(cell: Cell, learner: OfflineLearner | None = None) -> Policy | None:
+    """What a cell learned under corrupted dynamics, kept for the pictures of the report: written with a learner, else read."""
+    key = {
+        "arm": cell.arm,
+        "unit": cell.unit,
+        "config": cell.config.model_dump(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "code": code_sha256(__name__),
+    }
+    if learner is not None:
+
+        def build(folder: Path) -> None:
+            learner.policies[0].save(folder)
+
+        cell.cache.get("offline-policies", key, build)
+    folder = cell.cache.folder("offline-policies", key)
+    return Policy.load(folder) if (folder / "policy.json").is_file() else None
 
 
 def _chain_error(arm: RIQLConfig, config: Config, seed: int) -> float:

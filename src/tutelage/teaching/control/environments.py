@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,7 @@ def film(
     """Pictures (H, W, 3) of one episode, one each `every` steps, at most `frames`; the episode is number 0 of `evaluate`."""
     check_integer("frames", frames)
     check_integer("every", every)
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame opens a display even to draw into an array
     world = make_environment(environment, render_mode="rgb_array")
     low, high = action_bounds(world)
     observation, step = start(world, seed, "episode", 0), 0
