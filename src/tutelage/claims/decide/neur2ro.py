@@ -135,7 +135,7 @@ def _plain(arm: str, config: Config, problem: KnapsackInstance, unit: int) -> fl
     if arm == "best-of-50-random":
         return random_plans(problem, config.n_random, seed=derive(unit, "random")).value
     answers = 1 if arm == "static-worst-case" else 2
-    return adaptable_plan(problem, answers, node_limit=10 * config.node_limit).value
+    return adaptable_plan(problem, answers, node_limit=2 * config.node_limit).value
 
 
 def _best_known(cell: Cell, config: Config, problem: KnapsackInstance) -> float:

@@ -45,7 +45,8 @@ def plan_figure(problem: TwoStageProblem, plans: Mapping[str, Plan | Baseline]) 
     for column, plan in enumerate(plans.values()):
         for item in range(problem.n_items):
             if isinstance(problem, KnapsackInstance) and plan.worst.xi[item] > 0.005:
-                axes.text(column, item, f"ξ {plan.worst.xi[item]:.2g}", ha="center", va="center", fontsize=8)
+                colour = "white" if grid[item, column] == len(words) - 1 else "black"
+                axes.text(column, item, f"ξ {plan.worst.xi[item]:.2g}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(plans)), [f"{name}\n{plan.value:.4g}" for name, plan in plans.items()], fontsize=8)
     axes.set_yticks(range(problem.n_items), [str(i + 1) for i in range(problem.n_items)], fontsize=8)
     axes.set_ylabel("item")
