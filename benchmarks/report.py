@@ -16,7 +16,7 @@ from typing import Any
 from common import load
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
-MARKS = re.compile(r"(<!-- benchmark:(\w+) -->).*?(<!-- /benchmark -->)", flags=re.S)
+MARKS = re.compile(r"(<!-- benchmark:([\w-]+) -->).*?(<!-- /benchmark -->)", flags=re.S)
 PLACE = ("cpu", "cores", "threads", "system")
 
 
