@@ -60,7 +60,7 @@ def check_form(row: dict[str, Any], *, least: int) -> None:
         ("bench_fit.py", "fit", ["SmallCNN(16)", "SmallCNN(32)"]),
         ("bench_grokking.py", "grokking", ["a step, p 53", "a step inside fit", "a step, p 97"]),
         ("bench_neur2ro.py", "decide", ["second stages", "plan of"]),
-        ("bench_teacher.py", "teacher", ["ALP-GMM"]),
+        ("bench_teacher.py", "teacher", ["student's episode", "without a student"]),
         ("bench_import.py", "import", ["import tutelage", "tutelage --help", "tutelage list"]),
         ("bench_audit.py", "audit", ["to the first gradient", "whole command", "audit()"]),
     ],
