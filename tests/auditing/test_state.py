@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import tutelage
@@ -324,6 +325,57 @@ def test_a_full_disk_keeps_what_is_finished(short, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert len(parts(tmp_path)) == 6
     same(audited(net(), tmp_path, curve=False), short)
+
+
+def test_an_unreadable_image_is_named_and_costs_no_finished_part(tmp_path):
+    """An image goes bad between two calls: one sentence, before any compute; what was finished serves once it is mended."""
+    whole, folder, state = data(), tmp_path / "photos", tmp_path / "state"
+    for i, (image, label) in enumerate(zip(whole.images, whole.labels.tolist(), strict=True)):
+        place = folder / ("a-dark", "b-bright")[label] / f"{i:03}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image[0] * 255).round().to(torch.uint8).numpy()).save(place)
+    settings: dict[str, Any] = {"threats": THREATS, "batch_size": 16, "seed": 5, "curve": False, "state": state}
+    counted = net()
+    expected = tutelage.audit(counted, folder, **{**settings, "state": None})
+    stopped = net()
+    stopped.stop_at = counted.seen // 2
+    with pytest.raises(StopHereError):
+        tutelage.audit(stopped, folder, **settings)
+    finished = parts(state)
+    assert len(finished) > 1
+    bad = folder / "b-bright" / "031.png"
+    good = bad.read_bytes()
+    bad.write_bytes(good[: len(good) // 2])
+    again = net()
+    with pytest.raises(InputError, match=r"got b-bright/031\.png, wanted an image that Pillow can read"):
+        tutelage.audit(again, folder, **settings)
+    assert again.seen == 0
+    assert parts(state) == finished
+    bad.write_bytes(good)
+    same(tutelage.audit(again, folder, **settings), expected)
+    assert again.seen < counted.seen
+
+
+def test_a_model_that_turns_non_finite_in_the_middle_keeps_what_is_finished(short, tmp_path):
+    """The memory of a device goes bad, say: the audit stops with a sentence; the sound model goes on from the parts."""
+
+    class Failing(Net):
+        bad_from = 300  # in the first threat, after its first batches
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits = super().forward(x)
+            return logits * float("nan") if self.seen > self.bad_from else logits
+
+    model = Failing()
+    model.load_state_dict(net().state_dict())
+    with pytest.raises(InputError, match=r"logits"):
+        audited(model, tmp_path, curve=False)
+    finished = parts(tmp_path)
+    assert len(finished) > 1
+    model.seen, model.bad_from = 0, 10**9
+    resumed = audited(model, tmp_path, curve=False)
+    assert resumed.rows == short.rows
+    assert set(finished) < set(parts(tmp_path))
 
 
 def test_what_is_saved_is_equal(whole, tmp_path):
