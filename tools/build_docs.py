@@ -86,7 +86,9 @@ def verdict(system: System) -> str:
 
 
 def _arms(result: ClaimResult) -> list[str]:
-    metrics = list(dict.fromkeys(m for row in result.rows for m in row.metrics))[:3]
+    """The arms in the metrics of the sentences, the primary one first."""
+    metrics = list(dict.fromkeys(c.metric for c in result.claims))[:4]
+    largest = {m: max((abs(v) for arm in result.arms for v in result.values(arm, m).values()), default=0.0) for m in metrics}
     lines = ["| arm | " + " | ".join(metrics) + " |", "| --- |" + " --- |" * len(metrics)]
     for arm in result.arms:
         cells = []
@@ -96,7 +98,8 @@ def _arms(result: ClaimResult) -> list[str]:
                 cells.append("–")
                 continue
             mean, interval = mean_t(values)
-            cells.append(f"{mean:.1f} ± {(interval.hi - interval.lo) / 2:.1f}")
+            digits = 1 if largest[metric] >= 10 else 2 if largest[metric] >= 1 else 3
+            cells.append(f"{mean:.{digits}f} ± {(interval.hi - interval.lo) / 2:.{digits}f}")
         if set(cells) != {"–"}:
             lines.append(f"| {arm}{' (control)' if arm in result.controls else ''} | " + " | ".join(cells) + " |")
     return lines
