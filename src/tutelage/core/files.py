@@ -11,12 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tutelage.core.errors import InputError, WriteError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -103,6 +103,8 @@ def sha256_file(path: Path) -> str:
 
 def sha256_tensors(tensors: dict[str, Tensor]) -> str:
     """Hash of named tensors: names, dtypes, shapes and bytes, in name order."""
+    import torch  # here, since `tutelage list` writes files too, and need not wait for it
+
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
