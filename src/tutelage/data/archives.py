@@ -23,8 +23,8 @@ class ArchiveError(TutelageError):
     exit_code = 1
 
 
-def take_from_tar(archive: Path, files: Sequence[File], folder: Path) -> None:
-    """Write `files` from a .tar.gz, where they have the same names, below `folder`.
+def take_from_tar(archive: Path, files: Sequence[File], folder: Path, inside: str = "") -> None:
+    """Write `files` from a .tar.gz, where they are called `inside` + name, below `folder`.
 
     An archive with a path that leads outside, a link or a device is refused before anything is written: no home of ours
     has one. Raises ArchiveError.
@@ -37,10 +37,10 @@ def take_from_tar(archive: Path, files: Sequence[File], folder: Path) -> None:
                     raise ArchiveError(f"{archive.name} holds {member.name!r}, which is a link, a device or leads outside")
                 members[member.name] = member
             for file in files:
-                found = members.get(file.name)
+                found = members.get(inside + file.name)
                 content = opened.extractfile(found) if found is not None else None
                 if found is None or content is None:
-                    raise ArchiveError(f"{archive.name} does not hold {file.name}")
+                    raise ArchiveError(f"{archive.name} does not hold {inside + file.name}")
                 with content:
                     _write(content, found.size, file, folder, archive.name)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:

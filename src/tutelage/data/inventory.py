@@ -41,7 +41,7 @@ class Entry:
     """
 
     name: str
-    kind: Literal["images", "weights"]
+    kind: Literal["images", "weights", "text"]
     what: str
     licence: str
     bytes: int
@@ -77,7 +77,7 @@ def inventory() -> list[Entry]:
     what = "7,672 drawings of 1,663 emoji in five styles, 32 x 32 with alpha"
     size = _bundled_size("emoji.parquet")
     drawings = Entry(EMOJI, "images", what, "MIT and Apache-2.0", size, "https://emojibase.dev", (parts,), 0, "")
-    weights = [_weights_entry(name) for name, home in HOMES.items() if home.kind == "weights"]
+    weights = [_fetched_entry(name) for name, home in HOMES.items() if home.kind != "images"]
     return [subset, drawings, *(_set_entry(name) for name in SETS), *weights]
 
 
@@ -105,7 +105,7 @@ def _checks(entries: Sequence[Entry], progress: Progress) -> Iterator[Check]:
                 yield _check_bundled(BUNDLED, "fashion_mnist.npz", BUNDLED_SHA256, _rows_of_subset)
             elif entry.name == EMOJI:
                 yield _check_bundled(EMOJI, "emoji.parquet", FILE_SHA256, _rows_of_emoji)
-            elif entry.kind == "weights":
+            elif entry.kind != "images":
                 for place in entry.places:
                     cached = place.where == "cache"
                     for file in HOMES[entry.name].files:
@@ -138,14 +138,14 @@ def _set_entry(name: str) -> Entry:
     return Entry(name, "images", one.what, licence, home.size if home else 0, one.page, places, _partial(name), command)
 
 
-def _weights_entry(name: str) -> Entry:
+def _fetched_entry(name: str) -> Entry:
     home = HOMES[name]
     candidates = [Place("cache", str(data_folder(name)))]
     if root := os.environ.get("TUTELAGE_DATA"):
         candidates.insert(0, Place("$TUTELAGE_DATA", str(Path(root).expanduser() / name)))
     places = tuple(one for one in candidates if all((Path(one.folder) / file.name).is_file() for file in home.files))
     command = f"tutelage data get {name}"
-    return Entry(name, "weights", home.what, home.licence, home.size, home.page, places, _partial(name), command)
+    return Entry(name, home.kind, home.what, home.licence, home.size, home.page, places, _partial(name), command)
 
 
 def _folder(found: Found) -> str:
