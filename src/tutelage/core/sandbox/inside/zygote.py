@@ -1,0 +1,384 @@
+"""The small interpreter that forks a warden and a process for each program. It never runs a program itself."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from typing import Any
+
+from tutelage.core.sandbox.inside import kernel, warden
+from tutelage.core.sandbox.inside.place import INNER_UID, Place
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_SINGLE = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/ssl/openssl.cnf", "/nix/store")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+class Refused(Exception):
+    """Nothing here is safe enough to run a program."""
+
+
+def main(descriptor: int) -> None:
+    control = socket.socket(fileno=descriptor)
+    os.umask(0o022)
+    settings = receive(control)
+    if settings is None:
+        return
+    for name in settings["preload"]:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    sys.path[:] = [*(p for p in sys.path if p), *settings["packages"]]
+    importlib.invalidate_caches()
+    try:
+        place = settle(settings)
+        for name in settings["imports"]:
+            importlib.import_module(name)
+    except Exception as error:
+        send(control, {"refused": f"{error}" if isinstance(error, Refused) else f"{type(error).__name__}: {error}"})
+        return
+    gc.collect()
+    gc.freeze()  # a collection in a fork shall not touch, and so copy, what is here
+    send(control, {"layers": place.layers, "missing": place.missing})
+    try:
+        while (job := receive(control)) is not None:
+            answer = run(job, place, control)
+            if answer is None:
+                return
+            send(control, answer)
+    finally:
+        if not place.confined:
+            shutil.rmtree(place.work, ignore_errors=True)
+
+
+# --- where programs run
+
+
+def settle(settings: dict[str, Any]) -> Place:
+    readable = tuple(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *settings["packages"]]))
+    why = "asked not to" if settings["backend"] in ("plain", "bwrap") else ""
+    if not why:
+        if not kernel.KNOWN_CPU:
+            why = f"not offered on {sys.platform} here"
+        else:
+            ready, reason = _try_namespaces(readable)
+            if ready is not None:
+                return ready
+            why = reason
+    if settings["backend"] == "namespaces":
+        raise Refused(f"namespaces: {why}")
+    return _plain(readable, why, settings)
+
+
+def _try_namespaces(readable: tuple[str, ...]) -> tuple[Place | None, str]:
+    """Try it in a child first: what fails half-way cannot be taken back."""
+    said, say = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(said)
+            place = _namespaces(readable)
+            inner = kernel.clone(kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC)
+            if inner == 0:
+                try:
+                    warden.own_folders(place.work, 1)
+                    if place.uid is not None:
+                        os.setresgid(place.uid, place.uid, place.uid)
+                        os.setresuid(place.uid, place.uid, place.uid)
+                    os.stat(os.__file__)  # the standard library can still be read
+                    code = 0
+                except BaseException as error:
+                    os.write(say, f"{error}".encode()[:500])
+                finally:
+                    os._exit(code)
+            code = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(say, f"{error}".encode()[:500])
+        finally:
+            os._exit(code)
+    os.close(say)
+    with open(said, "rb") as stream:
+        reason = stream.read().decode(errors="replace")
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
+        return None, reason or "refused by the kernel"
+    return _namespaces(readable), ""
+
+
+def _namespaces(readable: tuple[str, ...]) -> Place:
+    """Own user, mount, network and System V namespaces; a root folder with the interpreter and nothing of the user's."""
+    uid, gid = os.geteuid(), os.getegid()
+    flags = kernel.NEWUSER | kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS
+    if uid == 0:
+        outside = _free_uid()
+        maps = (f"0 0 1\n{INNER_UID} {outside} 1\n", f"0 0 1\n{INNER_UID} {outside} 1\n")
+        _unshare_mapped(flags, maps)
+        inner: int | None = INNER_UID
+    else:
+        kernel.unshare(flags)
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{INNER_UID} {uid} 1"), ("gid_map", f"{INNER_UID} {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as stream:
+                stream.write(text)
+        inner = None
+    _own_root(readable)
+    layers = {
+        "files": "own root folder: the interpreter, read-only; an empty /tmp in memory, gone afterwards",
+        "network": "own namespace without any interface",
+        "processes": "own namespace: sees no others, and all end with the program",
+        "ipc": "own namespace",
+        "user": "unprivileged user of its own" if uid == 0 else "own user namespace without capabilities",
+        "syscalls": "seccomp",
+        "limits": "CPU, memory, files, processes of the program alone",
+    }
+    return Place(confined=True, uid=inner, work="/tmp", layers=layers)
+
+
+def _unshare_mapped(flags: int, maps: tuple[str, str]) -> None:
+    """As root: a process that stays outside writes the map, which may then hold a second user."""
+    ready, done = os.pipe(), os.pipe()
+    here = os.getpid()
+    helper = os.fork()
+    if helper == 0:
+        code = 1
+        try:
+            os.close(ready[1])
+            if os.read(ready[0], 1):
+                for name, text in zip(("uid_map", "gid_map"), maps, strict=True):
+                    with open(f"/proc/{here}/{name}", "w") as stream:
+                        stream.write(text)
+                code = 0
+        finally:
+            os._exit(code)
+    try:
+        kernel.unshare(flags)
+        os.write(ready[1], b"1")
+    finally:
+        for end in (*ready, *done):
+            os.close(end)
+        _, status = os.waitpid(helper, 0)
+    if status != 0:
+        raise OSError("the user map was refused")
+
+
+def _free_uid() -> int:
+    """A user id that no process has, so that limits count nobody else's processes."""
+    taken = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                taken.add(os.stat(f"/proc/{name}").st_uid)
+    for step in range(4000):
+        uid = 60500 + (os.getpid() + step) % 4000
+        if uid not in taken:
+            return uid
+    raise OSError("no user id is free")
+
+
+def _own_root(readable: tuple[str, ...]) -> None:
+    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
+    base = "/tmp"
+    kernel.mount("tmpfs", base, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,nr_inodes=4k,mode=755")
+    os.mkdir(f"{base}/.old")
+    kernel.pivot_root(base, f"{base}/.old")
+    os.chdir("/")
+    bound: list[str] = []
+    for path in sorted({*_SYSTEM, *_SINGLE, *readable}):
+        old = f"/.old{path}"
+        if os.path.islink(old) and path in _SYSTEM:
+            os.symlink(os.readlink(old), path)
+        elif os.path.exists(old) and not any(path == b or path.startswith(f"{b}/") for b in bound):
+            _bind(old, path)
+            bound.append(path)
+    for path in _DEVICES:
+        if os.path.exists(f"/.old{path}"):
+            _bind(f"/.old{path}", path, devices=True)
+    os.makedirs("/etc", exist_ok=True)
+    for name, text in (
+        ("passwd", f"program:x:{INNER_UID}:{INNER_UID}::/tmp:/bin/false\n"),
+        ("group", f"program:x:{INNER_UID}:\n"),
+    ):
+        with open(f"/etc/{name}", "w") as stream:
+            stream.write(text)
+    for path in ("/tmp", "/dev/shm"):
+        os.makedirs(path, exist_ok=True)
+    kernel.detach("/.old")
+    os.rmdir("/.old")
+    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount("", "/", "", flags)
+
+
+def _bind(old: str, path: str, *, devices: bool = False) -> None:
+    if os.path.isdir(old):
+        os.makedirs(path, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+    kernel.bind_readonly(old, path, devices=devices)
+
+
+def _plain(readable: tuple[str, ...], why: str, settings: dict[str, Any]) -> Place:
+    """No namespaces of our own: another user id for root, seccomp and Landlock where the kernel has them, limits."""
+    place = Place(readable=readable, outer=settings["outer"])
+    held = f"{settings['outer']}" if settings["outer"] else ""
+    root = os.geteuid() == 0
+    if root:
+        place.uid = _other_user(readable, why)
+        place.layers["user"] = "unprivileged user id"
+    elif held:
+        place.layers["user"] = held
+    else:
+        place.missing["user"] = f"runs with the rights of the user who calls ({why})"
+    place.layers["limits"] = "CPU, memory, files, processes" + ("" if root else " (counted with the user's others)")
+    filtered = kernel.KNOWN_CPU and _works(_filtered)
+    locked = kernel.KNOWN_CPU and _works(lambda: kernel.restrict_files(readable, ()))
+    if filtered:
+        place.layers["syscalls"] = "seccomp"
+        place.layers["network"] = held or "sockets refused by seccomp"
+        place.layers["processes"] = held or "signals to others refused by seccomp; all end with the program"
+        place.layers["ipc"] = held or "refused by seccomp"
+    else:
+        reason = f"neither namespaces ({why}) nor seccomp"
+        place.missing["syscalls"] = "no seccomp here"
+        for name in ("network", "processes", "ipc"):
+            if held:
+                place.layers[name] = held
+            else:
+                place.missing[name] = reason
+    if held:
+        place.layers["files"] = held
+    elif locked:
+        place.layers["files"] = "Landlock: reads the interpreter, writes its own temporary folder, which is removed afterwards"
+    elif root:
+        place.missing["files"] = f"reads and writes what any user may ({why}; no Landlock)"
+    else:
+        place.missing["files"] = f"reads and writes what the user may ({why}; no Landlock)"
+    place.work = tempfile.mkdtemp(prefix="tutelage-sandbox-")
+    os.chmod(place.work, 0o711)
+    return place
+
+
+def _other_user(readable: tuple[str, ...], why: str) -> int:
+    uid = _free_uid() if os.path.isdir("/proc/self") else 60500 + os.getpid() % 4000
+
+    def become() -> None:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        with open(os.__file__, "rb") as stream:
+            stream.read(1)
+
+    if not _works(become):
+        raise Refused(
+            f"the sandbox runs as root, where limits on processes do not bind, and has neither namespaces ({why}) nor an "
+            f"unprivileged user that can read {sys.base_prefix}: run it as another user"
+        )
+    return uid
+
+
+def _filtered() -> None:
+    kernel.no_new_privileges()
+    kernel.refuse_calls(confined=False)
+
+
+def _works(action: Any) -> bool:
+    """Whether `action` succeeds, tried in a child."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            if action is not _filtered and kernel.LINUX:
+                with contextlib.suppress(OSError):
+                    kernel.no_new_privileges()
+            action()
+            code = 0
+        except BaseException:
+            pass
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+# --- one program after the other
+
+
+def run(job: dict[str, Any], place: Place, control: socket.socket) -> dict[str, Any] | None:
+    """Fork a warden for `job`; -> its report, or None if whoever asked is gone. At the end nothing of it is left."""
+    said, say = os.pipe()
+    pid = kernel.clone(kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC) if place.confined else os.fork()
+    if pid == 0:
+        try:
+            control.close()
+            os.close(said)
+            warden.watch(job, place, say)
+        finally:
+            os._exit(1)
+    os.close(say)
+    deadline = time.monotonic() + job["limits"]["wall_s"] + 10
+    report = b""
+    waiting = select.poll()
+    waiting.register(said, select.POLLIN)
+    waiting.register(control.fileno(), 0)  # tells a closed connection only
+    gone = False
+    while True:
+        events = dict(waiting.poll(max(0, int(1000 * (deadline - time.monotonic())))))
+        if control.fileno() in events or not events:
+            gone = control.fileno() in events
+            os.kill(pid, signal.SIGKILL)
+            break
+        piece = os.read(said, 1 << 16)
+        if not piece:
+            break
+        report += piece
+    os.close(said)
+    os.waitpid(pid, 0)
+    if not place.confined:
+        warden.sweep(place)
+    if gone:
+        return None
+    try:
+        answer: dict[str, Any] = json.loads(report)
+    except ValueError:
+        answer = {
+            "status": "crashed",
+            "error": "the warden of the program was killed",
+            "stdout": "",
+            "stderr": "",
+            "wall_s": 0.0,
+        }
+    return answer
+
+
+def send(to: socket.socket, message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
+    to.sendall(struct.pack("!I", len(data)) + data)
+
+
+def receive(of: socket.socket) -> dict[str, Any] | None:
+    """The next message, or None at the end of the connection."""
+    head = _exactly(of, 4)
+    body = head and _exactly(of, struct.unpack("!I", head)[0])
+    return json.loads(body) if body else None
+
+
+def _exactly(of: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        try:
+            piece = of.recv(min(size - len(data), 1 << 20))
+        except ConnectionError:
+            return b""
+        if not piece:
+            return b""
+        data += piece
+    return data
