@@ -1,5 +1,6 @@
 """Edits of texts and attacks on text classifiers: characters, words, phrases, style, back-translation."""
 
+from tutelage.threats.text.attack import GreedyWords, TextAttack, TextAttackResult, TextBugger
 from tutelage.threats.text.character import ButterFingers, ChangeCharCase, OCRErrors, SwapCharacters, Typos, Whitespace
 from tutelage.threats.text.edit import Chain, Change, Edited, FunctionEdit, Identity, TextEdit, spans_of
 from tutelage.threats.text.lexicon import WORDNET, Lexicon, WordNet, wordnet
@@ -34,6 +35,7 @@ __all__ = [
     "EntitySwap",
     "ExpandContractions",
     "FunctionEdit",
+    "GreedyWords",
     "Identity",
     "InflectionalVariation",
     "Lexicon",
@@ -48,6 +50,9 @@ __all__ = [
     "SynonymSubstitution",
     "TenseFuture",
     "TensePast",
+    "TextAttack",
+    "TextAttackResult",
+    "TextBugger",
     "TextEdit",
     "Typos",
     "UpperCase",
