@@ -61,7 +61,7 @@ def verdict(system: System) -> str:
     result = recorded(system.slug)
     if result is None:
         return "Not recorded yet."
-    primary = result.claims[0]
+    primary, drawn = result.claims[0], load_claim(system.slug).axes is not None
     lines = [
         f"**{result.verdict.capitalize()}.** {primary.sentence}",
         "",
@@ -70,8 +70,7 @@ def verdict(system: System) -> str:
         f"{primary.margin:g}). Data: {result.data[0]['name']}. Commit `{result.commit[:10]}`, "
         f"{result.environment['threads']} thread(s) a worker, {result.environment['device_name']}.",
         "",
-        f"![{system.slug}: the arms in two metrics](../images/{system.slug}-tradeoff.svg)",
-        "",
+        *([f"![{system.slug}: the arms in two metrics](../images/{system.slug}-tradeoff.svg)", ""] if drawn else []),
         *_arms(result),
         "",
         "| sentence | difference [95 % interval] | margin | verdict |",
