@@ -257,7 +257,7 @@ def restrict_files(read: Iterable[str], write: Sequence[str]) -> None:
                 continue
             try:
                 if not os.path.isdir(path):
-                    rights &= 0b10111 | 1 << 14  # what a single file can be used for
+                    rights &= 0b111 | 1 << 14  # what a single file can be used for
                 rule = struct.pack("=Qi", rights & everything, place)
                 _call("landlock_add_rule", ruleset, 1, _address(rule), 0)
             finally:

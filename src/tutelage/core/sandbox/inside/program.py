@@ -147,6 +147,7 @@ def _streams(folder: str) -> None:
     os.environ.clear()
     os.environ.update(_ENVIRONMENT, HOME=folder, TMPDIR=folder)
     tempfile.tempdir = None
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_IGN)
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc]  # noqa: SIM115

@@ -131,9 +131,11 @@ def _namespaces(readable: tuple[str, ...]) -> Place:
             with open(f"/proc/self/{name}", "w") as stream:
                 stream.write(text)
         inner = None
-    _own_root(readable)
+    # an interpreter that lies in /tmp must stay to be seen
+    work = "/run/program" if any(f"{path}/".startswith("/tmp/") for path in readable) else "/tmp"
+    _own_root(readable, work)
     layers = {
-        "files": "own root folder: the interpreter, read-only; an empty /tmp in memory, gone afterwards",
+        "files": "own root folder: the interpreter, read-only; an empty folder in memory, gone afterwards",
         "network": "own namespace without any interface",
         "processes": "own namespace: sees no others, and all end with the program",
         "ipc": "own namespace",
@@ -141,7 +143,7 @@ def _namespaces(readable: tuple[str, ...]) -> Place:
         "syscalls": "seccomp",
         "limits": "CPU, memory, files, processes of the program alone",
     }
-    return Place(confined=True, uid=inner, work="/tmp", layers=layers)
+    return Place(confined=True, uid=inner, work=work, layers=layers)
 
 
 def _unshare_mapped(flags: int, maps: tuple[str, str]) -> None:
@@ -185,7 +187,7 @@ def _free_uid() -> int:
     raise OSError("no user id is free")
 
 
-def _own_root(readable: tuple[str, ...]) -> None:
+def _own_root(readable: tuple[str, ...], work: str) -> None:
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_PRIVATE)
     base = "/tmp"
     kernel.mount("tmpfs", base, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,nr_inodes=4k,mode=755")
@@ -210,7 +212,7 @@ def _own_root(readable: tuple[str, ...]) -> None:
     ):
         with open(f"/etc/{name}", "w") as stream:
             stream.write(text)
-    for path in ("/tmp", "/dev/shm"):
+    for path in (work, "/dev/shm"):
         os.makedirs(path, exist_ok=True)
     kernel.detach("/.old")
     os.rmdir("/.old")
