@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tutelage.core.errors import InputError, TutelageError
+from tutelage.core.errors import InputError, MissingError, TutelageError
 from tutelage.core.sandbox import Isolation, Job, Limits, Sandbox, run_program, run_tests
 
 SMALL = Limits(cpu_s=2, wall_s=10, mem_mb=256)
@@ -242,6 +249,91 @@ def test_a_closed_sandbox_says_so() -> None:
         pass
     with pytest.raises(InputError, match="closed"):
         box.run_program("1")
+
+
+def test_a_killed_interpreter_costs_one_program_and_no_more() -> None:
+    with Sandbox(limits=SMALL) as box:
+        assert box.run_program("1").passed
+        worker = box._free.get()
+        assert worker is not None
+        box._free.put(worker)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        with pytest.raises(TutelageError, match="killed from outside"):
+            box.run_program("1")
+        assert box.run_program("1").passed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_nothing_outlives_a_killed_run(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+    script = f"""
+from tutelage.core.sandbox import Limits, Sandbox, pool
+pool._START += "# {mark}"
+with Sandbox(limits=Limits(wall_s=600)) as box:
+    box.run_program("print(1)")
+    print("ready", flush=True)
+    box.run_program("import os, time\\nos.fork()\\ntime.sleep(600)")
+"""
+
+    def alive() -> list[str]:
+        found = []
+        for one in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if mark.encode() in one.read_bytes():
+                    found.append(one.parent.name)
+            except OSError:
+                continue
+        return found
+
+    (tmp_path / "script.py").write_text(script)
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        deadline = time.monotonic() + 30
+        while len(alive()) < 4 and time.monotonic() < deadline:  # zygote, warden, program and its child
+            time.sleep(0.05)
+        assert len(alive()) == 4
+        run.kill()
+    deadline = time.monotonic() + 30
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert alive() == []
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None or os.geteuid() == 0, reason="bubblewrap, and not for root")
+def test_bubblewrap_holds_what_namespaces_would() -> None:
+    try:
+        box = Sandbox(backend="bwrap", limits=SMALL)
+    except TutelageError as error:
+        pytest.skip(f"bubblewrap does not work here: {error}")
+    with box:
+        assert box.isolation.layers["files"].startswith("bubblewrap")
+        look = box.run_program(
+            f"import os\nprint(os.path.exists({str(Path(__file__))!r}), os.listdir(), os.environ.get('PWD'))"
+        )
+        assert look.stdout == "False [] None\n"
+        assert box.run_program("while True: pass", limits=Limits(wall_s=0.5)).status == "timeout"
+        assert box.run_tests("x = 1", "assert x == 1").passed
+
+
+def test_bubblewrap_is_refused_to_root_and_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.core.sandbox.pool.shutil.which", lambda _: None)
+    with pytest.raises(MissingError, match="install bubblewrap"):
+        Sandbox(backend="bwrap")
+    monkeypatch.setattr("tutelage.core.sandbox.pool.shutil.which", lambda _: "/usr/bin/bwrap")
+    monkeypatch.setattr("tutelage.core.sandbox.pool.os.geteuid", lambda: 0)
+    with pytest.raises(TutelageError, match="do not bind root"):
+        Sandbox(backend="bwrap")
+
+
+def test_a_layer_that_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox(require=["limits"]) as box:
+        assert "limits" in box.isolation.layers
+    monkeypatch.setattr(
+        "tutelage.core.sandbox.pool.Isolation", lambda layers, missing: Isolation({}, {"network": "no namespaces"})
+    )
+    with pytest.raises(MissingError, match="cannot isolate network here: no namespaces"):
+        Sandbox(require=["limits", "network"], backend="auto")
 
 
 def test_a_platform_without_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,8 @@ class Sandbox:
         if self._backend == "bwrap":
             if bwrap is None:
                 raise MissingError("bwrap is not installed: install bubblewrap, or take another backend")
+            if os.geteuid() == 0:
+                raise TutelageError("limits on processes do not bind root, inside bubblewrap either: run this as another user")
             return _Worker({**self._settings, "backend": "bwrap", "outer": "bubblewrap"}, _around(bwrap, self._packages))
         worker = _Worker({**self._settings, "backend": self._backend, "outer": ""}, [])
         if self._backend == "auto" and worker.isolation.missing and bwrap is not None and os.geteuid() != 0:
@@ -342,7 +344,18 @@ def _without_ctrl_c() -> Iterator[None]:
 
 def _around(bwrap: str, packages: Sequence[str]) -> list[str]:
     """bubblewrap: everything unshared, the interpreter read-only, an empty /tmp, and nothing of the user's."""
-    command = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
+    command = [
+        bwrap,
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--hostname",
+        "sandbox",
+        "--tmpfs",
+        "/tmp",
+    ]
     for path in (
         "/usr",
         "/bin",
@@ -358,4 +371,4 @@ def _around(bwrap: str, packages: Sequence[str]) -> list[str]:
     for path in dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *packages, str(INSIDE)]):
         if not path.startswith("/usr/") and path != "/usr":
             command += ["--ro-bind", path, path]
-    return [*command, "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--chdir", "/", "--"]
+    return [*command, "--dev", "/dev", "--proc", "/proc", "--chdir", "/", "--"]

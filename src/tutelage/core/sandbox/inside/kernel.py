@@ -25,7 +25,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 22, 24
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 
@@ -156,6 +156,11 @@ def become_subreaper() -> None:
 
 def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, 9)
+
+
+def hide_memory() -> None:
+    """Other processes of this user cannot look into this one and its forks (`/proc/<pid>/mem`, `environ`, ptrace)."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def no_new_privileges() -> None:

@@ -258,13 +258,15 @@ def _plain(readable: tuple[str, ...], why: str, settings: dict[str, Any]) -> Pla
             else:
                 place.missing[name] = reason
     if held:
-        place.layers["files"] = held
+        place.layers["files"] = f"{held} and Landlock" if locked else held
     elif locked:
         place.layers["files"] = "Landlock: reads the interpreter, writes its own temporary folder, which is removed afterwards"
     elif root:
         place.missing["files"] = f"reads and writes what any user may ({why}; no Landlock)"
     else:
         place.missing["files"] = f"reads and writes what the user may ({why}; no Landlock)"
+    if kernel.LINUX:
+        kernel.hide_memory()
     place.work = tempfile.mkdtemp(prefix="tutelage-sandbox-")
     os.chmod(place.work, 0o711)
     return place
