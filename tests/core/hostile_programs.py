@@ -305,7 +305,7 @@ raise Odd
 """,
     ),
     # --- to reach others
-    "kill the warden and all": (
+    "kill its parent and all": (
         "timeout exited failed crashed",
         """
 import os, signal
@@ -354,13 +354,13 @@ print(dict(os.environ))
 """,
     ),
     "limits of others": (
-        "failed exited crashed",
+        "failed",
         """
 import os, resource
 for target in (os.getppid(), ZYGOTE, PARENT):
     try:
         resource.prlimit(target, resource.RLIMIT_CPU, (1, 1))
-        print("ESCAPED" if target != os.getppid() else "")
+        print("ESCAPED")
     except (OSError, ValueError):
         pass
 """,

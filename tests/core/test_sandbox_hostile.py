@@ -9,7 +9,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -115,8 +115,8 @@ NEEDS = {
     "connecting": "network",
     "listening and sending": "network",
     "raw sockets": "network",
-    "kill the warden and all": "processes",
-    "limits of others": "processes",
+    "kill its parent and all": "processes",
+    "limits of others": "syscalls",
     "ptrace": "syscalls",
     "namespaces of its own": "syscalls",
     "a child that hops from process to process": "processes",
@@ -129,16 +129,18 @@ def test_a_hostile_program(scene: Scene, name: str) -> None:
     if layer in scene.box.isolation.missing:
         pytest.skip(f"{layer}: {scene.box.isolation.missing[layer]}")
     statuses, source = HOSTILE[name]
+    # one that ends by itself is not hurried: a busy machine shall not turn its status into a time-out
+    limits = LIMITS if "timeout" in statuses else replace(LIMITS, wall_s=30)
     start = time.monotonic()
-    result = scene.box.run_tests(scene.names() + source, TESTS)
+    result = scene.box.run_tests(scene.names() + source, TESTS, limits=limits)
     took = time.monotonic() - start
     assert result.status in statuses.split(), result
     assert "ESCAPED" not in result.stdout
     assert f"secret-{MARK}" not in result.stdout + result.stderr
     assert result.isolation == scene.box.isolation
     assert len(result.stdout) <= 1024 * LIMITS.output_kb
-    assert result.wall_s < LIMITS.wall_s + 1
-    assert took < LIMITS.wall_s + 15
+    assert result.wall_s < limits.wall_s + 1
+    assert took < limits.wall_s + 15
     assert processes() == scene.at_rest, "no process is left, and the sandbox is not hurt"
     assert marked_files(scene.folder) == []
     assert (scene.folder / "canary").read_text() == "canary"

@@ -42,6 +42,7 @@ _PRELOAD = (
     "typing",
 )  # fmt: skip
 _START_UP = 60.0  # seconds
+_NONE = "no sandbox here"
 
 
 @dataclass(frozen=True)
@@ -211,22 +212,32 @@ class Sandbox:
 
     def _start(self) -> _Worker:
         """A new interpreter; with bubblewrap around it if that is asked for, or all that there is."""
-        bwrap = shutil.which("bwrap")
         if self._backend == "bwrap":
-            if bwrap is None:
-                raise MissingError("bwrap is not installed: install bubblewrap, or take another backend")
-            if os.geteuid() == 0:
-                raise TutelageError("limits on processes do not bind root, inside bubblewrap either: run this as another user")
-            return _Worker({**self._settings, "backend": "bwrap", "outer": "bubblewrap"}, _around(bwrap, self._packages))
-        worker = _Worker({**self._settings, "backend": self._backend, "outer": ""}, [])
-        if self._backend == "auto" and worker.isolation.missing and bwrap is not None and os.geteuid() != 0:
+            return self._bubblewrap("asked not to")
+        if self._backend == "plain":
+            return self._plain("asked not to")
+        try:
+            return _Worker({**self._settings, "backend": "namespaces", "outer": "", "why": ""}, [])
+        except TutelageError as error:
+            if self._backend == "namespaces":
+                raise
+            why = str(error).removeprefix(f"{_NONE}: ")
+        if shutil.which("bwrap") and os.geteuid() != 0:
             with contextlib.suppress(TutelageError):
-                better = _Worker({**self._settings, "backend": "bwrap", "outer": "bubblewrap"}, _around(bwrap, self._packages))
-                if len(better.isolation.missing) < len(worker.isolation.missing):
-                    worker.close()
-                    return better
-                better.close()
-        return worker
+                return self._bubblewrap(why)
+        return self._plain(why)
+
+    def _bubblewrap(self, why: str) -> _Worker:
+        bwrap = shutil.which("bwrap")
+        if bwrap is None:
+            raise MissingError("bwrap is not installed: install bubblewrap, or take another backend")
+        if os.geteuid() == 0:
+            raise TutelageError("limits on processes do not bind root, inside bubblewrap either: run this as another user")
+        around = _around(bwrap, self._packages)
+        return _Worker({**self._settings, "backend": "plain", "outer": "bubblewrap", "why": why}, around)
+
+    def _plain(self, why: str) -> _Worker:
+        return _Worker({**self._settings, "backend": "plain", "outer": "", "why": why}, [])
 
 
 def run_program(
@@ -273,7 +284,7 @@ class _Worker:
         folders = [str(INSIDE.parents[2]), str(INSIDE.parents[1]), str(INSIDE.parent)]
         # What -I does (no user's packages, no folder of the script, no variables: there are none but ours), with a fixed seed
         # of hashes, so that the order of a set is the same every time.
-        command = [*around, python, "-s", "-S", "-P", "-B", "-X", "utf8", "-c", _START, *folders, str(theirs.fileno())]
+        command = [*around, python, "-s", "-S", "-P", "-X", "utf8", "-c", _START, *folders, str(theirs.fileno())]
         environment = {
             "PATH": "/usr/bin:/bin",
             "PYTHONHASHSEED": "0",
@@ -297,7 +308,7 @@ class _Worker:
             said = self.stderr.read().decode(errors="replace").strip().splitlines()
             self.stderr.close()
             reason = answer["refused"] if answer else (said[-1] if said else "its interpreter did not start")
-            raise TutelageError(f"no sandbox here: {reason}")
+            raise TutelageError(f"{_NONE}: {reason}")
         self.isolation = Isolation(answer["layers"], answer["missing"])
 
     def ask(self, message: dict[str, Any], patience: float) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import struct
@@ -25,7 +26,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP = 1, 4, 22, 24
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP = 1, 4, 22
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 
@@ -92,7 +93,6 @@ _ALWAYS_REFUSED = (
     "finit_module", "kexec_load", "open_by_handle_at", "acct", "swapon", "reboot",
 )  # fmt: skip
 
-# A PyDLL keeps the interpreter's lock: after `clone` there is no other thread that could give it back.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -121,11 +121,6 @@ def _prctl(option: int, value: int) -> None:
 def unshare(flags: int) -> None:
     """Move this process into new namespaces (`NEWPID`: its children)."""
     _call("unshare", flags)
-
-
-def clone(flags: int) -> int:
-    """Like `os.fork`, with the child in new namespaces. The child must fork once more before it runs anything unknown."""
-    return _call("clone", flags | 17, 0, 0, 0, 0)  # 17: SIGCHLD
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
@@ -169,11 +164,7 @@ def no_new_privileges() -> None:
 
 
 def drop_capabilities() -> None:
-    for capability in range(64):
-        try:
-            _prctl(_PR_CAPBSET_DROP, capability)
-        except OSError:
-            break  # past the last one, or none held
+    """With `no_new_privileges` none comes back."""
     header, data = struct.pack("Ii", 0x20080522, 0), bytes(24)
     _call("capset", _address(header), _address(data))
 
@@ -182,12 +173,25 @@ def refuse_calls(*, confined: bool) -> None:
     """A seccomp filter for this process and its children, for ever.
 
     confined: namespaces keep the program to itself. Otherwise the filter also refuses sockets, System V objects, other
-    sessions and groups (so that killing the group kills all), and signals and limits for other processes.
+    sessions and groups (so that killing the group kills all), and signals for other processes.
     """
+    lines = _filter(0 if confined else os.getpid())
+    code = ctypes.create_string_buffer(lines)
+    head = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(lines) // 8, ctypes.addressof(code)))
+    _done(
+        _libc.prctl(
+            _PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.c_ulong(ctypes.addressof(head)), ctypes.c_ulong(0), ctypes.c_ulong(0)
+        ),
+        "seccomp",
+    )
+
+
+@functools.cache
+def _filter(here: int) -> bytes:
+    """The program of the filter: 8 bytes a line (`struct sock_filter`). here: the only process to reach; 0: no need to say."""
     allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
     load, equal, any_bit, ret = 0x20, 0x15, 0x45, 0x06
     number, arch, argument = 0, 4, 16  # offsets in struct seccomp_data; the arguments are 8 bytes each
-    here = os.getpid()
 
     program: list[tuple[int, int, int, int]] = [
         (load, 0, 0, arch),
@@ -203,7 +207,7 @@ def refuse_calls(*, confined: bool) -> None:
         program.extend(then)
 
     refused = list(_ALWAYS_REFUSED)
-    if not confined:
+    if here:
         refused += ["socket", "setsid", "setpgid", "tkill", "rt_sigqueueinfo", "pidfd_open", "pidfd_send_signal"]
         refused += ["shmget", "semget", "msgget", "mq_open"]
     for name in refused:
@@ -212,29 +216,20 @@ def refuse_calls(*, confined: bool) -> None:
     when("clone3", (ret, 0, 0, 0x00050000 | errno.ENOSYS))
     namespaces = NEWUSER | NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET | 0x02000000
     when("clone", (load, 0, 0, argument), (any_bit, 0, 1, namespaces), (ret, 0, 0, refuse), (ret, 0, 0, allow))
-    if not confined:
+    mine = ((load, 0, 0, argument), (equal, 2, 0, here), (equal, 1, 0, 0), (ret, 0, 0, refuse), (ret, 0, 0, allow))
+    when("prlimit64", *mine)
+    if here:
         own = ((load, 0, 0, argument), (equal, 1, 0, here), (ret, 0, 0, refuse), (ret, 0, 0, allow))
-        own_or_group = (
-            (load, 0, 0, argument),
-            (equal, 2, 0, here),
-            (equal, 1, 0, 0),
-            (ret, 0, 0, refuse),
-            (ret, 0, 0, allow),
-        )
-        when("kill", *own_or_group)
+        when("kill", *mine)  # 0: its own group
         when("tgkill", *own)
         when("rt_tgsigqueueinfo", *own)
-        when("prlimit64", *own_or_group)
     program.append((ret, 0, 0, allow))
+    return b"".join(struct.pack("HBBI", *line) for line in program)
 
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    head = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
-    _done(
-        _libc.prctl(
-            _PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.c_ulong(ctypes.addressof(head)), ctypes.c_ulong(0), ctypes.c_ulong(0)
-        ),
-        "seccomp",
-    )
+
+def prepare_refusals() -> None:
+    """Make the filter of confined programs once, before the forks that use it."""
+    _filter(0)
 
 
 def landlock_version() -> int:

@@ -22,7 +22,7 @@ import types
 from typing import Any
 
 from tutelage.core.sandbox.inside import kernel
-from tutelage.core.sandbox.inside.place import Place
+from tutelage.core.sandbox.inside.place import INNER_UID, Place
 
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
@@ -41,6 +41,8 @@ def enter(job: dict[str, Any], place: Place, folder: str, says: tuple[int, int],
     """Become the program of `job`; never returns. says: pipes of its output. ready: told "1" when all is set up."""
     try:
         os.setsid()
+        if place.confined:
+            own_folders(folder, job["limits"]["disk_mb"])
         _descriptors(job["stdin"], folder, says, (result, gift, ready))
         os.chdir(folder)
         _limits(job["limits"], place)
@@ -57,11 +59,20 @@ def enter(job: dict[str, Any], place: Place, folder: str, says: tuple[int, int],
     leave(0)
 
 
+def own_folders(folder: str, megabytes: int) -> None:
+    """A view of the files of its own, with fresh, empty, bounded folders in memory; they vanish with its last process."""
+    kernel.unshare(kernel.NEWNS | kernel.NEWIPC)
+    size = f"size={megabytes}m,nr_inodes=2k,uid={INNER_UID},gid={INNER_UID},mode=700"
+    for path in (folder, "/dev/shm"):
+        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
+
+
 def _descriptors(text: str, folder: str, says: tuple[int, int], keep: tuple[int, ...]) -> None:
-    with tempfile.TemporaryFile(dir=folder) as stream:
-        stream.write(text.encode("utf-8", "surrogateescape"))
-        stream.seek(0)
-        os.dup2(stream.fileno(), 0)
+    if text:  # else it is /dev/null already
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(text.encode("utf-8", "surrogateescape"))
+            stream.seek(0)
+            os.dup2(stream.fileno(), 0)
     os.dup2(says[0], 1)
     os.dup2(says[1], 2)
     first = 3
@@ -103,7 +114,7 @@ def _counted(place: Place) -> int:
     if place.uid is not None:
         return 0
     if place.confined:
-        return 2  # the zygote and the warden
+        return 2  # the zygote and its parent
     own, count = os.getuid(), 0
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):
@@ -142,10 +153,19 @@ _SYSTEM = (
 )  # fmt: skip
 
 
+_ours: list[str] = []
+
+
+def prepare() -> None:
+    """In the zygote, once: what else each program would have to do, and to copy pages of memory for."""
+    os.environ.clear()
+    os.environ.update(_ENVIRONMENT)
+    _ours[:] = [name for name in sys.modules if name.partition(".")[0] == "tutelage"]
+
+
 def _streams(folder: str) -> None:
     """What a fresh interpreter would have: its own streams, an almost empty environment, default signals, a new __main__."""
-    os.environ.clear()
-    os.environ.update(_ENVIRONMENT, HOME=folder, TMPDIR=folder)
+    os.environ["HOME"] = os.environ["TMPDIR"] = folder
     tempfile.tempdir = None
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
@@ -155,8 +175,8 @@ def _streams(folder: str) -> None:
     sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.argv = ["program.py"]
     random.seed(0)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "tutelage"]:
-        del sys.modules[name]
+    for name in _ours:
+        sys.modules.pop(name, None)
     sys.addaudithook(_no_tracing)
 
 

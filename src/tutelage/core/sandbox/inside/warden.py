@@ -1,13 +1,10 @@
-"""One warden for each program: it forks the program, reads what it says, ends it in time, and leaves nothing of it."""
+"""Watch one program: fork it, read what it says, end it in time, and leave nothing of it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import secrets
 import select
-import shutil
 import signal
 import stat
 import tempfile
@@ -15,45 +12,29 @@ import time
 from typing import Any
 
 from tutelage.core.sandbox.inside import kernel, program
-from tutelage.core.sandbox.inside.place import INNER_UID, Place
+from tutelage.core.sandbox.inside.place import Place
 
 FLOOD = 256  # a program that prints more than this times what is kept is ended
 _RESULT_BYTES = 1 << 16
 
 
-def watch(job: dict[str, Any], place: Place, report: int) -> None:
-    """Run `job`, write what came of it to `report`, and leave. In a namespace of processes, all others leave with us."""
-    if kernel.LINUX:
-        kernel.die_with_parent()
-    if place.confined:
-        folder = place.work
-        own_folders(folder, job["limits"]["disk_mb"])
-    else:
-        if kernel.LINUX:
-            kernel.become_subreaper()
+def watch(job: dict[str, Any], place: Place, control: int) -> dict[str, Any] | None:
+    """Run `job`; -> what came of it, or None if whoever asked is gone. At the end nothing of it is left."""
+    folder = place.work
+    if not place.confined:
         folder = tempfile.mkdtemp(dir=place.work)
         if place.uid is not None:
             os.chown(folder, place.uid, place.uid)
-    answer = _watched(job, place, folder)
-    if not place.confined:
-        answer["left_over"] = end_all(place)
-    data = json.dumps(answer).encode()
-    while data:
-        data = data[os.write(report, data) :]
-    os._exit(0)
+    try:
+        return _watched(job, place, folder, control)
+    finally:
+        if not place.confined:
+            erase(folder)
 
 
-def own_folders(folder: str, megabytes: int) -> None:
-    """Fresh, empty, bounded folders in memory; they vanish with the mount namespace."""
-    size = f"size={megabytes}m,nr_inodes=2k,uid={INNER_UID},gid={INNER_UID},mode=700"
-    for path in (folder, "/dev/shm"):
-        kernel.mount("tmpfs", path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
-
-
-def _watched(job: dict[str, Any], place: Place, folder: str) -> dict[str, Any]:
+def _watched(job: dict[str, Any], place: Place, folder: str, control: int) -> dict[str, Any] | None:
     limits = job["limits"]
-    out, err, result, gift = (os.pipe() for _ in range(4))
-    ready = os.pipe()
+    out, err, result, gift, ready = (os.pipe() for _ in range(5))
     start = time.monotonic()
     pid = os.fork()
     if pid == 0:
@@ -63,9 +44,10 @@ def _watched(job: dict[str, Any], place: Place, folder: str) -> dict[str, Any]:
             os._exit(127)
     for end in (out[1], err[1], result[1], gift[0], ready[1]):
         os.close(end)
-    # Written after the fork: no object of the program's process ever held it before the program asks for it.
-    nonce = secrets.token_hex(16).encode()
-    os.write(gift[1], nonce)
+    # Made after the fork: no object of the program's process ever held it before the program asks for it.
+    nonce = os.urandom(16).hex().encode()
+    with contextlib.suppress(BrokenPipeError):
+        os.write(gift[1], nonce)
     os.close(gift[1])
 
     kept = {out[0]: b"", err[0]: b"", result[0]: b"", ready[0]: b""}
@@ -73,6 +55,7 @@ def _watched(job: dict[str, Any], place: Place, folder: str) -> dict[str, Any]:
     flood = FLOOD * 1024 * limits["output_kb"]
     seen = dict.fromkeys(kept, 0)
     waiting = select.poll()
+    waiting.register(control, 0)  # tells a closed connection only
     for end in kept:
         waiting.register(end, select.POLLIN)
         os.set_blocking(end, False)
@@ -92,19 +75,27 @@ def _watched(job: dict[str, Any], place: Place, folder: str) -> dict[str, Any]:
             _kill(pid)
             _, status, usage = os.wait4(pid, 0)
             break
-        for end, _ in waiting.poll(1000 * left if life is not None else min(5, 1000 * left)):
-            if end != life and not _read(end, kept, most, seen):
+        events = [end for end, _ in waiting.poll(1000 * left if life is not None else min(5, 1000 * left))]
+        if control in events:
+            ended = "gone"
+        for end in events:
+            if end in kept and not _read(end, kept, most, seen):
                 waiting.unregister(end)
-        done, code, used = os.wait4(pid, os.WNOHANG)
-        if done:
-            status, usage = code, used
+        if life is None or life in events:
+            done, code, used = os.wait4(pid, os.WNOHANG)
+            if done:
+                status, usage = code, used
     wall = time.monotonic() - start
-    for end in kept:  # what it said last; others that still hold these pipes are not waited for
-        for _ in range(32):
+    left_over = end_all(place)
+    for end in kept:
+        for _ in range(32):  # what it said last
             if not _read(end, kept, most, seen):
                 break
+        os.close(end)
     if life is not None:
         os.close(life)
+    if ended == "gone":
+        return None
     answer = _judged(ended, status, usage.ru_utime + usage.ru_stime, kept[result[0]], nonce, limits)
     began = kept[ready[0]]
     if began[:1] != b"1" and not ended:
@@ -115,6 +106,7 @@ def _watched(job: dict[str, Any], place: Place, folder: str) -> dict[str, Any]:
         "stderr": kept[err[0]].decode(errors="replace"),
         "truncated": any(seen[end] > most[end] for end in (out[0], err[0])),
         "wall_s": wall,
+        "left_over": left_over,
     }
 
 
@@ -166,33 +158,27 @@ def _kill(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-# --- without a namespace of processes
-
-
 def end_all(place: Place, patience: float = 5.0) -> int:
     """Kill every descendant of this process, also those that left their group; -> how many could not be ended."""
     if not kernel.LINUX:
         return 0
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        if place.uid is not None:
+        if place.confined:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGKILL)  # all of the namespace but this process, which is its first
+        elif place.uid is not None:
             _kill_user(place.uid)
-        for pid in _children():
-            _kill(pid)
+        else:
+            for pid in _children():
+                _kill(pid)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
             return 0
-        time.sleep(0.001)
-    return len(_children())
-
-
-def sweep(place: Place) -> None:
-    """After a warden of the plain kind: what it may have left, if it was killed, and its folders."""
-    end_all(place)
-    for name in os.listdir(place.work):
-        erase(os.path.join(place.work, name))
+        time.sleep(0.0005)
+    return len(_children()) or 1
 
 
 def _kill_user(uid: int) -> None:
@@ -223,6 +209,7 @@ def _children() -> list[int]:
 
 def erase(folder: str) -> None:
     """Remove `folder`, whatever its permissions, without following a link."""
+    import shutil
 
     def again(function: Any, path: str, _: Any) -> None:
         with contextlib.suppress(OSError):

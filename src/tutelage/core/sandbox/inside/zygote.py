@@ -1,4 +1,4 @@
-"""The small interpreter that forks a warden and a process for each program. It never runs a program itself."""
+"""The small interpreter that forks a process for each program. It never runs a program itself."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import gc
 import importlib
 import json
 import os
-import select
-import shutil
 import signal
 import socket
 import struct
 import sys
-import tempfile
-import time
 from typing import Any
 
-from tutelage.core.sandbox.inside import kernel, warden
+from tutelage.core.sandbox.inside import kernel, program, warden
 from tutelage.core.sandbox.inside.place import INNER_UID, Place
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -30,6 +26,7 @@ class Refused(Exception):
 
 
 def main(descriptor: int) -> None:
+    sys.dont_write_bytecode = True
     control = socket.socket(fileno=descriptor)
     os.umask(0o022)
     settings = receive(control)
@@ -41,85 +38,79 @@ def main(descriptor: int) -> None:
     sys.path[:] = [*(p for p in sys.path if p), *settings["packages"]]
     importlib.invalidate_caches()
     try:
-        place = settle(settings)
+        place = settle(settings, control)
+        program.prepare()
         for name in settings["imports"]:
             importlib.import_module(name)
     except Exception as error:
         send(control, {"refused": f"{error}" if isinstance(error, Refused) else f"{type(error).__name__}: {error}"})
         return
+    if place.confined:
+        kernel.prepare_refusals()
     gc.collect()
     gc.freeze()  # a collection in a fork shall not touch, and so copy, what is here
     send(control, {"layers": place.layers, "missing": place.missing})
     try:
         while (job := receive(control)) is not None:
-            answer = run(job, place, control)
+            answer = warden.watch(job, place, control.fileno())
             if answer is None:
                 return
             send(control, answer)
     finally:
         if not place.confined:
-            shutil.rmtree(place.work, ignore_errors=True)
+            warden.erase(place.work)
 
 
 # --- where programs run
 
 
-def settle(settings: dict[str, Any]) -> Place:
+def settle(settings: dict[str, Any], control: socket.socket) -> Place:
     readable = tuple(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *settings["packages"]]))
-    why = "asked not to" if settings["backend"] in ("plain", "bwrap") else ""
-    if not why:
-        if not kernel.KNOWN_CPU:
-            why = f"not offered on {sys.platform} here"
-        else:
-            ready, reason = _try_namespaces(readable)
-            if ready is not None:
-                return ready
-            why = reason
-    if settings["backend"] == "namespaces":
-        raise Refused(f"namespaces: {why}")
-    return _plain(readable, why, settings)
+    if settings["backend"] != "namespaces":
+        return _plain(readable, settings)
+    if not kernel.KNOWN_CPU:
+        raise Refused(f"{sys.platform} on {os.uname().machine} has none")
+    place = _namespaces(readable)
+    pid = os.fork()
+    if pid:  # the child is the first process of the namespace of processes, and ends all others when it ends
+        control.close()
+        os.waitpid(pid, 0)
+        os._exit(0)
+    kernel.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # with no handler, no signal from within the namespace reaches it
+    _try(place)
+    return place
 
 
-def _try_namespaces(readable: tuple[str, ...]) -> tuple[Place | None, str]:
-    """Try it in a child first: what fails half-way cannot be taken back."""
+def _try(place: Place) -> None:
+    """Whether a process as each program will have it can be made, and reads the standard library."""
     said, say = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            os.close(said)
-            place = _namespaces(readable)
-            inner = kernel.clone(kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC)
-            if inner == 0:
-                try:
-                    warden.own_folders(place.work, 1)
-                    if place.uid is not None:
-                        os.setresgid(place.uid, place.uid, place.uid)
-                        os.setresuid(place.uid, place.uid, place.uid)
-                    os.stat(os.__file__)  # the standard library can still be read
-                    code = 0
-                except BaseException as error:
-                    os.write(say, f"{error}".encode()[:500])
-                finally:
-                    os._exit(code)
-            code = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
+            program.own_folders(place.work, 1)
+            if place.uid is not None:
+                os.setresgid(place.uid, place.uid, place.uid)
+                os.setresuid(place.uid, place.uid, place.uid)
+            with open(os.__file__, "rb") as stream:
+                stream.read(1)
+            code = 0
         except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.write(say, f"{error}".encode()[:500])
+            os.write(say, f"{error}".encode()[:500])
         finally:
             os._exit(code)
     os.close(say)
     with open(said, "rb") as stream:
         reason = stream.read().decode(errors="replace")
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0:
-        return None, reason or "refused by the kernel"
-    return _namespaces(readable), ""
+    if os.waitpid(pid, 0)[1] != 0:
+        raise Refused(reason or "refused by the kernel")
 
 
 def _namespaces(readable: tuple[str, ...]) -> Place:
     """Own user, mount, network and System V namespaces; a root folder with the interpreter and nothing of the user's."""
     uid, gid = os.geteuid(), os.getegid()
-    flags = kernel.NEWUSER | kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS
+    flags = kernel.NEWUSER | kernel.NEWNS | kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWPID
     if uid == 0:
         outside = _free_uid()
         maps = (f"0 0 1\n{INNER_UID} {outside} 1\n", f"0 0 1\n{INNER_UID} {outside} 1\n")
@@ -229,10 +220,10 @@ def _bind(old: str, path: str, *, devices: bool = False) -> None:
     kernel.bind_readonly(old, path, devices=devices)
 
 
-def _plain(readable: tuple[str, ...], why: str, settings: dict[str, Any]) -> Place:
+def _plain(readable: tuple[str, ...], settings: dict[str, Any]) -> Place:
     """No namespaces of our own: another user id for root, seccomp and Landlock where the kernel has them, limits."""
     place = Place(readable=readable, outer=settings["outer"])
-    held = f"{settings['outer']}" if settings["outer"] else ""
+    held, why = settings["outer"], settings["why"]
     root = os.geteuid() == 0
     if root:
         place.uid = _other_user(readable, why)
@@ -267,6 +258,9 @@ def _plain(readable: tuple[str, ...], why: str, settings: dict[str, Any]) -> Pla
         place.missing["files"] = f"reads and writes what the user may ({why}; no Landlock)"
     if kernel.LINUX:
         kernel.hide_memory()
+        kernel.become_subreaper()
+    import tempfile
+
     place.work = tempfile.mkdtemp(prefix="tutelage-sandbox-")
     os.chmod(place.work, 0o711)
     return place
@@ -313,54 +307,7 @@ def _works(action: Any) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-# --- one program after the other
-
-
-def run(job: dict[str, Any], place: Place, control: socket.socket) -> dict[str, Any] | None:
-    """Fork a warden for `job`; -> its report, or None if whoever asked is gone. At the end nothing of it is left."""
-    said, say = os.pipe()
-    pid = kernel.clone(kernel.NEWPID | kernel.NEWNS | kernel.NEWIPC) if place.confined else os.fork()
-    if pid == 0:
-        try:
-            control.close()
-            os.close(said)
-            warden.watch(job, place, say)
-        finally:
-            os._exit(1)
-    os.close(say)
-    deadline = time.monotonic() + job["limits"]["wall_s"] + 10
-    report = b""
-    waiting = select.poll()
-    waiting.register(said, select.POLLIN)
-    waiting.register(control.fileno(), 0)  # tells a closed connection only
-    gone = False
-    while True:
-        events = dict(waiting.poll(max(0, int(1000 * (deadline - time.monotonic())))))
-        if control.fileno() in events or not events:
-            gone = control.fileno() in events
-            os.kill(pid, signal.SIGKILL)
-            break
-        piece = os.read(said, 1 << 16)
-        if not piece:
-            break
-        report += piece
-    os.close(said)
-    os.waitpid(pid, 0)
-    if not place.confined:
-        warden.sweep(place)
-    if gone:
-        return None
-    try:
-        answer: dict[str, Any] = json.loads(report)
-    except ValueError:
-        answer = {
-            "status": "crashed",
-            "error": "the warden of the program was killed",
-            "stdout": "",
-            "stderr": "",
-            "wall_s": 0.0,
-        }
-    return answer
+# --- messages
 
 
 def send(to: socket.socket, message: dict[str, Any]) -> None:
