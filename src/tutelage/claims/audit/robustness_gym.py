@@ -74,10 +74,10 @@ class Config(ClaimConfig):
     max_queries: int = Field(150, ge=2, description="of an attack, for a text")
     n_min: int = Field(30, ge=1, description="rows of the smallest slice that counts")
     encoder: Literal["minilm", "characters"] = Field("minilm", description="features of the second model")
-    pair_train: int = Field(2000, ge=20, description="training rows of both models in two-models")
-    pair_rows: int = Field(400, ge=10, description="test rows of films there, and of each other domain")
-    pair_attacked: int = Field(40, ge=1)
-    pair_queries: int = Field(40, ge=2)
+    pair_train: int = Field(1000, ge=20, description="training rows of both models in two-models")
+    pair_rows: int = Field(250, ge=10, description="test rows of films there, and of each other domain")
+    pair_attacked: int = Field(25, ge=1)
+    pair_queries: int = Field(30, ge=2)
 
 
 def cell(cell: Cell) -> Mapping[str, float]:
