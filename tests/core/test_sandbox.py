@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -347,3 +348,11 @@ def test_what_is_not_isolated_is_said() -> None:
     assert str(one) == "isolated: limits; not isolated: network (no namespaces)"
     assert not one.complete
     assert Isolation({"limits": "CPU"}).complete
+
+
+def test_the_example_of_the_page_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "sandbox.md").read_text(), flags=re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "sandbox.md", "exec"), {})
+    assert capsys.readouterr().out.endswith("passed failed AssertionError: not doubled 42\n 20\n")
