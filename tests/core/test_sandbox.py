@@ -55,6 +55,7 @@ def test_results_come_in_the_order_of_the_jobs() -> None:
     [
         ("x = (", "", "failed", "SyntaxError"),
         ("x = 1\0", "", "failed", "SyntaxError|ValueError"),
+        ("x = '\ud800'", "", "failed", "UnicodeEncodeError"),
         ("1 / 0", "", "failed", "ZeroDivisionError: division by zero"),
         ("import sys\nsys.exit(0)", "", "failed", "SystemExit: 0"),
         ("def f(): raise KeyboardInterrupt", "f()", "failed", "KeyboardInterrupt"),
@@ -95,6 +96,12 @@ def test_limits_relative_to_a_reference() -> None:
     assert limits.relative_to(100.0).wall_s == 8
     assert limits.relative_to(2, factor=2, least_s=5).wall_s == 5
     assert run_program("import time\ntime.sleep(5)", reference_wall=0.01).error == "longer than 1 s"
+
+
+def test_the_least_limits_hold_a_small_program(box: Sandbox) -> None:
+    least = Limits(wall_s=30, mem_mb=64, procs=1, file_mb=1, disk_mb=1, files=16, output_kb=1)
+    assert box.run_tests("import json\nx = json.loads('[1]')", "assert x == [1]", limits=least).passed
+    assert box.run_program("import threading\nthreading.Thread(target=print).start()", limits=least).status == "failed"
 
 
 def test_long_output_is_cut_and_said_to_be(box: Sandbox) -> None:
@@ -236,6 +243,7 @@ def test_packages_can_be_imported_only_where_they_are_given(box: Sandbox) -> Non
         ("limits.procs", lambda: Limits(procs=True)),
         ("reference_s", lambda: Limits().relative_to(-1)),
         ("source", lambda: Job(b"x")),  # type: ignore[arg-type]
+        ("stdin", lambda: Job("x", stdin="\ud800")),
         ("tests", lambda: run_tests("x", 3)),  # type: ignore[arg-type]
     ],
 )

@@ -58,6 +58,10 @@ class Job:
         for name in ("source", "stdin"):
             if not isinstance(getattr(self, name), str):
                 raise InputError(name, type(getattr(self, name)).__name__, "text")
+        try:
+            self.stdin.encode()
+        except UnicodeEncodeError as error:
+            raise InputError("stdin", repr(error.object[error.start]), "text that UTF-8 can hold") from error
         if self.tests is not None and not isinstance(self.tests, str):
             raise InputError("tests", type(self.tests).__name__, "text or None")
         if self.limits is not None and not isinstance(self.limits, Limits):
@@ -291,9 +295,8 @@ class _Worker:
             "MALLOC_ARENA_MAX": "1",
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            "TMPDIR": "/tmp" if around else tempfile.gettempdir(),
         }
-        if sys.platform == "darwin" or around:
-            environment["TMPDIR"] = tempfile.gettempdir() if not around else "/tmp"
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115
         with _without_ctrl_c():
             self.process = subprocess.Popen(

@@ -70,7 +70,7 @@ def own_folders(folder: str, megabytes: int) -> None:
 def _descriptors(text: str, folder: str, says: tuple[int, int], keep: tuple[int, ...]) -> None:
     if text:  # else it is /dev/null already
         with tempfile.TemporaryFile(dir=folder) as stream:
-            stream.write(text.encode("utf-8", "surrogateescape"))
+            stream.write(text.encode())
             stream.seek(0)
             os.dup2(stream.fileno(), 0)
     os.dup2(says[0], 1)

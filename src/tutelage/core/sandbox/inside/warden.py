@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import stat
+import sys
 import tempfile
 import time
 from typing import Any
@@ -164,7 +165,7 @@ def end_all(place: Place, patience: float = 5.0) -> int:
         return 0
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        if place.confined:
+        if place.confined and os.getpid() == 1:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGKILL)  # all of the namespace but this process, which is its first
         elif place.uid is not None:
@@ -221,4 +222,7 @@ def erase(folder: str) -> None:
             else:
                 os.unlink(path)
 
-    shutil.rmtree(folder, onerror=again)
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(folder, onexc=again)
+    else:
+        shutil.rmtree(folder, onerror=again)

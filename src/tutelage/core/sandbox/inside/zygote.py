@@ -27,6 +27,7 @@ class Refused(Exception):
 
 def main(descriptor: int) -> None:
     sys.dont_write_bytecode = True
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited from whoever calls
     control = socket.socket(fileno=descriptor)
     os.umask(0o022)
     settings = receive(control)
@@ -65,6 +66,7 @@ def main(descriptor: int) -> None:
 
 
 def settle(settings: dict[str, Any], control: socket.socket) -> Place:
+    """Move into the best place there is, or raise Refused or OSError. With namespaces, go on as their first process."""
     readable = tuple(dict.fromkeys([sys.base_prefix, sys.base_exec_prefix, *settings["packages"]]))
     if settings["backend"] != "namespaces":
         return _plain(readable, settings)
@@ -76,6 +78,8 @@ def settle(settings: dict[str, Any], control: socket.socket) -> Place:
         control.close()
         os.waitpid(pid, 0)
         os._exit(0)
+    if os.getpid() != 1:
+        raise Refused("the namespace of processes is not there")
     kernel.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # with no handler, no signal from within the namespace reaches it
     _try(place)
