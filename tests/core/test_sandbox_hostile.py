@@ -35,6 +35,7 @@ class Scene:
     abstract: socket.socket | None
     zygote: int
     at_rest: list[int]
+    work: str
 
     def names(self) -> str:
         values = {
@@ -71,10 +72,11 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             assert worker is not None
             box._free.put(worker)
             assert box.run_program("1", limits=AT_EASE).passed
-            yield Scene(box, folder, listener, abstract, worker.process.pid, processes())
+            yield Scene(box, folder, listener, abstract, worker.process.pid, processes(), worker.folder)
         if abstract is not None:
             abstract.close()
         assert processes() == [], "nothing is left of a closed sandbox"
+        assert not worker.folder or not os.path.exists(worker.folder)
 
 
 def processes() -> list[int]:
@@ -143,6 +145,7 @@ def test_a_hostile_program(scene: Scene, name: str) -> None:
     assert took < limits.wall_s + 15
     assert processes() == scene.at_rest, "no process is left, and the sandbox is not hurt"
     assert marked_files(scene.folder) == []
+    assert not scene.work or os.listdir(scene.work) == [], "its folder is gone"
     assert (scene.folder / "canary").read_text() == "canary"
     assert (scene.folder / "secret").read_text() == f"secret-{MARK}"
     for one in (scene.listener, scene.abstract):

@@ -204,6 +204,8 @@ class Sandbox:
             raise TutelageError(f"the sandbox could not start a program under these limits: {answer['error']}")
         if answer.get("left_over"):
             raise TutelageError(f"{answer['left_over']} processes of a program could not be ended: look for them and end them")
+        if "left_files" in answer:
+            raise TutelageError(f"what a program wrote could not be removed, do that by hand: {answer['left_files']}")
         return ExecResult(
             answer["status"],
             answer["stdout"],
@@ -313,6 +315,7 @@ class _Worker:
             reason = answer["refused"] if answer else (said[-1] if said else "its interpreter did not start")
             raise TutelageError(f"{_NONE}: {reason}")
         self.isolation = Isolation(answer["layers"], answer["missing"])
+        self.folder: str = answer["folder"]  # of the folders of programs, where it is one of this machine's
 
     def ask(self, message: dict[str, Any], patience: float) -> dict[str, Any] | None:
         """Send a message and wait for its answer; None if none came."""

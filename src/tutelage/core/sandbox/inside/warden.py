@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import stat
-import sys
 import tempfile
 import time
 from typing import Any
@@ -26,11 +25,14 @@ def watch(job: dict[str, Any], place: Place, control: int) -> dict[str, Any] | N
         folder = tempfile.mkdtemp(dir=place.work)
         if place.uid is not None:
             os.chown(folder, place.uid, place.uid)
-    try:
-        return _watched(job, place, folder, control)
-    finally:
-        if not place.confined:
+    answer = _watched(job, place, folder, control)
+    if not place.confined:
+        try:
             erase(folder)
+        except OSError as error:
+            if answer is not None:
+                answer["left_files"] = f"{folder}: {error}"
+    return answer
 
 
 def _watched(job: dict[str, Any], place: Place, folder: str, control: int) -> dict[str, Any] | None:
@@ -209,20 +211,29 @@ def _children() -> list[int]:
 
 
 def erase(folder: str) -> None:
-    """Remove `folder`, whatever its permissions, without following a link."""
-    import shutil
+    """Remove `folder`, whatever its permissions and depth, without following a link. Nothing may be at work in it any more.
 
-    def again(function: Any, path: str, _: Any) -> None:
-        with contextlib.suppress(OSError):
-            for one in (os.path.dirname(path), path):
-                if not stat.S_ISLNK(os.lstat(one).st_mode):
-                    os.chmod(one, 0o700)
-            if stat.S_ISDIR(os.lstat(path).st_mode):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.unlink(path)
-
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(folder, onexc=again)
-    else:
-        shutil.rmtree(folder, onerror=again)
+    What lies in an inner folder is moved to the top before that is removed, so no path grows long. Raises OSError.
+    """
+    os.chmod(folder, 0o700)
+    how = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    top = os.open(folder, how)
+    try:
+        while names := os.listdir(top):
+            for name in names:
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
+                    os.unlink(name, dir_fd=top)
+                    continue
+                os.chmod(name, 0o700, dir_fd=top)
+                inner = os.open(name, how, dir_fd=top)
+                try:
+                    for child in os.listdir(inner):
+                        if stat.S_ISDIR(os.lstat(child, dir_fd=inner).st_mode):
+                            os.chmod(child, 0o700, dir_fd=inner)
+                        os.rename(child, os.urandom(16).hex(), src_dir_fd=inner, dst_dir_fd=top)
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(folder)

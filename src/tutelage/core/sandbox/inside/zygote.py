@@ -50,7 +50,8 @@ def main(descriptor: int) -> None:
         kernel.prepare_refusals()
     gc.collect()
     gc.freeze()  # a collection in a fork shall not touch, and so copy, what is here
-    send(control, {"layers": place.layers, "missing": place.missing})
+    folder = "" if place.confined or place.outer else place.work
+    send(control, {"layers": place.layers, "missing": place.missing, "folder": folder})
     try:
         while (job := receive(control)) is not None:
             answer = warden.watch(job, place, control.fileno())
@@ -59,7 +60,8 @@ def main(descriptor: int) -> None:
             send(control, answer)
     finally:
         if not place.confined:
-            warden.erase(place.work)
+            with contextlib.suppress(OSError):
+                warden.erase(place.work)
 
 
 # --- where programs run
