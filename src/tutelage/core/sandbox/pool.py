@@ -18,10 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tutelage.core.errors import InputError, MissingError, TutelageError
 from tutelage.core.sandbox.limits import ExecResult, Isolation, Limits
+
+if TYPE_CHECKING:  # not loaded here, but what a result hangs on
+    from tutelage.core.sandbox.inside import zygote  # noqa: F401
 
 Backend = Literal["auto", "namespaces", "bwrap", "plain"]
 
