@@ -169,6 +169,46 @@ def test_finished_work_is_kept_when_a_later_request_fails(service, tmp_path):
     assert len(service.bodies) == 4  # the first answer was not asked for again
 
 
+def test_all_faults_together_change_no_answer_and_cost_no_finished_one(service, tmp_path):
+    requests = [GenRequest(prompt, n=2, temperature=1.0, seed=seed) for prompt in ("2+2", "2+3", "3+3") for seed in (1, 2)]
+    calm = endpoint(service, workers=1).generate(requests)
+    service.bodies.clear()
+    service.faults = [error(500), cut_off, error(429, **{"Retry_After": "0"}), hang_up, slow(0.6), error(503), cut_off]
+    patience = Patience(timeout=0.3, attempts=8, pause=0.01)
+    lm = Recorded(endpoint(service, workers=4, patience=patience), tmp_path / "a.sqlite")
+    assert lm.generate(requests) == calm
+    assert len(service.bodies) == 12 + 7  # each fault cost one request, and no other was sent
+    assert Recorded(endpoint(service), tmp_path / "a.sqlite").generate(requests) == calm
+    assert len(service.bodies) == 12 + 7
+
+
+def test_finished_scores_are_kept_when_a_later_one_fails(service, tmp_path, monkeypatch):
+    monkeypatch.setattr("tutelage.models.language.replay.SAVED_EVERY", 1)
+    pairs = [("2+2", "=4."), ("2+", "3"), ("3+3", "=6")]
+    lm = Recorded(endpoint(service, echo=True, workers=1), tmp_path / "a.sqlite")
+    good = lambda handler: handler.reply(200, handler.answer(service.bodies[-1]))  # noqa: E731
+    service.faults = [good, error(400, "bad day")]
+    with pytest.raises(EndpointError, match="HTTP 400 Bad Request"):
+        lm.loglikelihood(pairs)
+    assert [one.logprob for one in lm.loglikelihood(pairs)] == pytest.approx([one.logprob for one in LM.loglikelihood(pairs)])
+    assert len(service.bodies) == 4  # the first was not asked for again
+
+
+def test_no_key_is_on_the_disk_or_on_the_screen(service, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("SOME_KEY", KEY)
+    service.key = KEY
+    lm = Recorded(endpoint(service, key_env="SOME_KEY"), tmp_path / "a.sqlite")
+    service.faults = [error(500, {"error": {"message": f"you sent {KEY}"}}), cut_off]
+    assert lm.generate([GenRequest("2+2")])[0][0].text == "=4."
+    service.faults = [error(400, {"error": {"message": f"you sent {KEY}"}})]
+    with pytest.raises(EndpointError, match=r"you sent \[key\]"):
+        lm.generate([GenRequest("2+3")])
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+    assert KEY not in "".join(capfd.readouterr())
+
+
 def test_no_key_is_in_any_message_attribute_or_log(service, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("SOME_KEY", KEY)

@@ -81,6 +81,21 @@ def test_rows_without_a_completion_are_named():
         token_logprobs(torch.zeros(2, 3, 4), ids[:, :2])
 
 
+def test_the_end_token_as_padding_is_counted_where_it_is_text_and_only_there():
+    end = 3
+    pairs = [([0], [1, end]), ([0, 2], [1, 1, 2, end])]
+    logits = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for pad in (end, 0):
+        ids, attention, completion = completion_batch(pairs, pad=pad)
+        assert completion.sum(1).tolist() == [2, 4], "the end token of a completion counts"
+        assert attention.sum(1).tolist() == [3, 6], "and the same token behind it does not"
+        found[pad] = sequence_logprobs(logits, ids, completion)[0].tolist()
+    assert found[end] == found[0]
+    p = logits.log_softmax(2)
+    assert found[end][0] == pytest.approx(float(p[0, 0, 1] + p[0, 1, end]), rel=1e-5)
+
+
 class Bigram(nn.Module):
     """A causal model with the surface of transformers: the next token's logits hang on this token."""
 
