@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -394,6 +397,31 @@ def test_seeds_differ_and_the_stream_hangs_on_the_item():
     other = Program(one.text, one.split, one.entry_point, one.test, "other")
     assert len({edited(RenameRandom(), one, seed) for seed in range(5)}) == 5
     assert edited(RenameRandom(), one) != edited(RenameRandom(), other)
+
+
+SPELLED = """
+import hashlib
+from tutelage.data.worlds.functions import FunctionWorld
+from tutelage.threats.code import Program, code_edits, ready
+from tutelage.threats.text import Lexicon
+edits, _ = ready(code_edits(lexicon=Lexicon({"return": ["give back", "hand over"], "numbers": ["figures", "digits"]})))
+problems = FunctionWorld().problems(4)
+made = [
+    edit(Program(p.program, len(p.program) - 12, p.entry_point, p.test, p.task_id), seed=seed).program
+    for p in problems for edit in edits.values() for seed in range(2)
+]
+found = hashlib.sha256(repr(made).encode()).hexdigest()
+"""
+
+
+def test_the_same_bytes_in_a_process_with_other_hashes():
+    names: dict = {}
+    exec(SPELLED, names)
+    environment = {**os.environ, "PYTHONHASHSEED": "77"}
+    other = subprocess.run(
+        [sys.executable, "-c", f"{SPELLED}\nprint(found)"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == names["found"]
 
 
 def test_released_operators_do_what_the_scopes_prevent():
