@@ -212,10 +212,13 @@ assert depth(4000) == 4000
 }
 
 
-@pytest.mark.parametrize("source", HONEST.values(), ids=HONEST.keys())
-def test_honest_programs_pass(box: Sandbox, source: str) -> None:
-    result = box.run_program(source)
-    assert result.passed, (result, str(result.isolation))
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_programs_pass(box: Sandbox, name: str) -> None:
+    result = box.run_program(HONEST[name])
+    if name == "process pool" and "Landlock" in box.isolation.layers.get("files", ""):
+        assert "PermissionError" in result.error, "its locks are files in /dev/shm, which only namespaces give it for its own"
+    else:
+        assert result.passed, (result, str(result.isolation))
 
 
 def test_packages_can_be_imported_only_where_they_are_given(box: Sandbox) -> None:
