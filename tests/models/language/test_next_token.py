@@ -25,6 +25,7 @@ from tutelage.models.language.next_token import (
     noise_of,
     sample_in_parts,
 )
+from tutelage.models.language.next_token.llama import LlamaState, is_plain_llama
 from tutelage.models.language.ngram import END
 
 transformers = pytest.importorskip("transformers")
@@ -132,6 +133,75 @@ def test_cached_batches_with_retirement_give_what_the_definition_gives(gpt: Tiny
     alone = [net.sample(Padded.left([p]), 12, seeds=[s]).rows()[0] for p, s in zip(prompts, SEEDS, strict=True)]
     assert found == alone
     assert sample_in_parts(net, Padded.left(prompts), 12, seeds=SEEDS, size=3).rows() == found
+
+
+@pytest.mark.parametrize("shared", [1, 2, 4])
+@pytest.mark.parametrize("prompts", [PROMPTS, [[3, 4, 5], [5, 6, 4]]], ids=["ragged", "even"])
+def test_the_short_way_through_a_llama_gives_the_logits_of_the_long_one(shared: int, prompts: list[list[int]]):
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=shared, head_dim=6
+    )
+    lm = TinyGPT.new("abcdef", config=config)
+    with torch.no_grad():  # norms of one are no test
+        for name, parameter in lm.model.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.3 + 0.1)
+        given, more = Padded.left(prompts), [[7, 3], [4, 4], [8, 5], [6, 6]][: len(prompts)]
+        state = LlamaState(lm.model, given.ids, None if given.whole else given.mask, 3)
+        found = [state.logits]
+        for at in range(2):
+            found.append(state.step(torch.tensor([row[at] for row in more])))
+        state.select(torch.tensor([1]))
+        found.append(state.step(torch.tensor([3])))
+        for row, prompt in enumerate(prompts):
+            logits = lm.model(input_ids=torch.tensor([[*prompt, *more[row], 3]])).logits[0, len(prompt) - 1 :]
+            for at in range(3):
+                assert torch.allclose(found[at][row], logits[at], atol=1e-4)
+            if row == 1:
+                assert torch.allclose(found[3][0], logits[3], atol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [[3, 4, 5], [5, 6, 4]]], ids=["ragged", "even"])
+def test_the_short_way_has_the_gradients_of_the_long_one(prompts: list[list[int]]):
+    lm = TinyGPT.new("abcdef", layers=2, width=16, heads=2, context=16)
+    net, given = next_token_model(lm), Padded.left(prompts)
+    answers = Padded.right([[3, 4, 2], [5, 6], [7], [8, 8, 8]][: len(prompts)])
+    found = []
+    for hooked in (False, True):
+        handle = lm.model.register_forward_hook(lambda *_: None)
+        if not hooked:
+            handle.remove()
+        logits = net.logits(given, answers)
+        handle.remove()
+        weights = torch.linspace(-1, 1, logits.numel()).view_as(logits) * answers.mask[..., None]
+        lm.model.zero_grad()
+        (logits.log_softmax(2) * weights).sum().backward()
+        found.append((logits.detach()[answers.mask], [p.grad.clone() for p in lm.model.parameters() if p.grad is not None]))
+    assert torch.allclose(found[0][0], found[1][0], atol=1e-5)
+    assert len(found[0][1]) == len(list(lm.model.parameters()))
+    for short, long in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(short, long, atol=1e-5, rtol=1e-4)
+
+
+def test_the_short_way_is_taken_only_where_it_is_all_that_a_model_does(gpt: TinyGPT):
+    assert is_plain_llama(gpt.model)
+    handle = gpt.model.model.layers[0].register_forward_hook(lambda *_: None)  # type: ignore[union-attr,index]
+    assert not is_plain_llama(gpt.model)
+    handle.remove()
+    other = TinyGPT.new("ab", layers=1, width=8, heads=2)
+    other.model.model.layers[0].mlp.down_proj = torch.nn.Linear(32, 8)  # type: ignore[union-attr,index]
+    assert not is_plain_llama(other.model), "a bias"
+    config = transformers.LlamaConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, hidden_act="gelu")
+    assert not is_plain_llama(TinyGPT.new("ab", config=config).model)
+    assert not is_plain_llama(torch.nn.Linear(2, 2))
+    # the long way gives the same answers
+    net, found = CausalNet(gpt.model, ends=(2, 5)), []
+    for hook in (False, True):
+        handle = gpt.model.register_forward_hook(lambda *_: None)
+        if not hook:
+            handle.remove()
+        found.append(net.sample(Padded.left(PROMPTS), 12, seeds=SEEDS).rows())
+        handle.remove()
+    assert found[0] == found[1]
 
 
 def test_a_batch_that_has_ended_stops(gpt: TinyGPT):

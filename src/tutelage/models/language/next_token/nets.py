@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tutelage.core.errors import InputError
 from tutelage.models.guard import evaluating
 from tutelage.models.language.huggingface import takes
+from tutelage.models.language.next_token.llama import LlamaState, is_plain_llama, llama_logits
 from tutelage.models.language.next_token.padded import Padded
 from tutelage.models.language.next_token.rolling import check_roll, roll
 
@@ -65,6 +66,9 @@ class CausalNet(_Net):
         prompts, found = self._checked(prompts, answers)
         assert found is not None
         count = found.width
+        if (module is None or module is self.module) and is_plain_llama(self.module):
+            mask = None if prompts.whole else torch.cat([prompts.mask, torch.ones_like(found.mask)], 1)[:, :-1]
+            return llama_logits(self.module, torch.cat([prompts.ids, found.ids], 1)[:, :-1], mask, count)
         call: dict[str, Any] = {"input_ids": torch.cat([prompts.ids, found.ids], 1)[:, :-1], "use_cache": False}
         if not prompts.whole:
             # what is padded behind an answer needs no mask: nothing before it looks there
@@ -80,6 +84,9 @@ class CausalNet(_Net):
         check_roll(len(prompts), max_new, seeds, temperature)
         prompts, _ = self._checked(prompts, None)
         with evaluating(self.module, verify=False):
+            if is_plain_llama(self.module):
+                fast = LlamaState(self.module, prompts.ids, None if prompts.whole else prompts.mask, max_new)
+                return roll(fast, fast.logits, max_new=max_new, seeds=seeds, ends=self.ends, temperature=temperature)
             call: dict[str, Any] = {"input_ids": prompts.ids, "use_cache": True}
             if not prompts.whole:
                 call |= self._where(prompts.mask)
