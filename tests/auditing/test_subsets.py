@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -66,3 +72,13 @@ def test_what_cannot_be_evaluated_is_named():
         evaluate_subsets(model, data, subsets=[("d",)])
     with pytest.raises(InputError, match="one of"):
         evaluate_subsets(model, data, subsets=[("a",)])["b"]
+
+
+def test_the_race_against_full_passes_runs(root: Path, tmp_path: Path):
+    results = tmp_path / "results.json"
+    command = [sys.executable, str(root / "benchmarks" / "bench_subsets.py"), "--quick", "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(results.read_text())["rows"]
+    assert {row["group"] for row in rows} == {"subsets"}
+    assert len(rows) == 2
