@@ -50,7 +50,7 @@ def _voices(cache: Cache) -> Voices:
         tensors = {"spectrograms": made.contiguous(), "labels": heard.labels, "speakers": heard.speakers}
         save_file(tensors, folder / "log-mel.safetensors")
 
-    place = cache.get("speech", {"fsdd": sha256, "form": "log-mel 32 x 32, 0.8 s, 80 dB", "version": 1}, build)
+    place = cache.get("speech", {"fsdd": sha256, "form": "log-mel 32 x 32, 0.8 s, 80 dB", "version": 2}, build)
     made = load_file(place / "log-mel.safetensors")
     return Voices(made["spectrograms"], made["labels"], made["speakers"], sha256)
 

@@ -156,9 +156,10 @@ def log_mel(
     wave = np.pad(wave, (before, n - len(wave) - before))
     window = 1 << round(float(np.log2(rate * 0.064)))
     power = librosa.feature.melspectrogram(y=wave, sr=rate, n_fft=window, hop_length=max(1, n // frames), n_mels=bands)
-    if float(power.max()) <= 1e-10:
+    loudest = float(power.max())
+    if loudest <= 1e-20:
         return torch.zeros(bands, frames)
-    level = librosa.power_to_db(power, ref=float(power.max()), top_db=80.0)
+    level = librosa.power_to_db(power, ref=loudest, amin=1e-9 * loudest, top_db=80.0)
     return torch.from_numpy((level[:, :frames] + 80.0) / 80.0).float()
 
 
