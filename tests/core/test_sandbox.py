@@ -269,9 +269,11 @@ def test_a_killed_interpreter_costs_one_program_and_no_more() -> None:
         worker = box._free.get()
         assert worker is not None
         box._free.put(worker)
+        assert not worker.folder or os.path.isdir(worker.folder)
         os.kill(worker.process.pid, signal.SIGKILL)
         with pytest.raises(TutelageError, match="killed from outside"):
             box.run_program("1")
+        assert not worker.folder or not os.path.exists(worker.folder)
         assert box.run_program("1").passed
 
 

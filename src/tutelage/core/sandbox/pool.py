@@ -288,6 +288,7 @@ class _Worker:
     """One small interpreter and the socket to it."""
 
     def __init__(self, settings: dict[str, Any], around: list[str]) -> None:
+        self.folder = ""
         self.socket, theirs = socket.socketpair()
         python = str(getattr(sys, "_base_executable", "") or sys.executable)
         folders = [str(INSIDE.parents[2]), str(INSIDE.parents[1]), str(INSIDE.parent)]
@@ -318,7 +319,7 @@ class _Worker:
             reason = answer["refused"] if answer else (said[-1] if said else "its interpreter did not start")
             raise TutelageError(f"{_NONE}: {reason}")
         self.isolation = Isolation(answer["layers"], answer["missing"])
-        self.folder: str = answer["folder"]  # of the folders of programs, where it is one of this machine's
+        self.folder = str(answer["folder"])  # of the folders of programs, where it is one of this machine's
 
     def ask(self, message: dict[str, Any], patience: float) -> dict[str, Any] | None:
         """Send a message and wait for its answer; None if none came."""
@@ -349,6 +350,8 @@ class _Worker:
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
+        if self.folder:  # there still only if the interpreter was killed
+            shutil.rmtree(self.folder, ignore_errors=True)
         if not keep:
             self.stderr.close()
 
