@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -15,6 +16,7 @@ NEIGHBOURS = {
     "p": "ol", "a": "qwsz", "s": "weadzx", "d": "erfsxc", "f": "rtdgcv", "g": "tyfhvb", "h": "yugjbn", "j": "uihknm",
     "k": "iojlm", "l": "opk", "z": "asx", "x": "sdzc", "c": "dfxv", "v": "fgcb", "b": "ghvn", "n": "hjbm", "m": "jkn",
 }  # fmt: skip
+KEYS = NEIGHBOURS | {key.upper(): keys.upper() for key, keys in NEIGHBOURS.items()}
 # what character recognition takes for something else
 CONFUSED = {
     "rn": ("m",), "cl": ("d",), "vv": ("w",), "li": ("h",), "m": ("rn",), "d": ("cl",), "w": ("vv",), "h": ("li", "b"),
@@ -23,6 +25,11 @@ CONFUSED = {
     "B": ("8",), "Z": ("2",), "G": ("6",), "1": ("l", "I"), "0": ("O",), "5": ("S",), "8": ("B",), "6": ("b",),
     "2": ("Z",),
 }  # fmt: skip
+
+
+RUN = re.compile(r"[^\W_]{2,}")
+# looked ahead for, so that the second letter of a pair is looked at as well
+LOOKS = re.compile("(?=(" + "|".join(sorted(CONFUSED, key=len, reverse=True)) + "))")
 
 
 def pick(options: str | tuple[str, ...] | list[str], draw: float) -> str:
@@ -48,9 +55,8 @@ class ButterFingers(TextEdit):
     def propose(self, text: str, rng: Random, protected: Protected) -> Iterator[Change]:
         draw, rate = rng.random, self.rate
         for i, letter in enumerate(text):
-            if (keys := NEIGHBOURS.get(letter.lower())) and draw() < rate:
-                key = pick(keys, draw())
-                yield Change(i, i + 1, key.upper() if letter.isupper() else key)
+            if letter in KEYS and draw() < rate:
+                yield Change(i, i + 1, pick(KEYS[letter], draw()))
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,13 @@ class SwapCharacters(TextEdit):
         check_rate("rate", self.rate)
 
     def propose(self, text: str, rng: Random, protected: Protected) -> Iterator[Change]:
-        last = -2
-        for i in range(len(text) - 1):
-            # the number is drawn for every pair, so that what is protected or was swapped before does not shift the rest
-            if text[i].isalnum() and text[i + 1].isalnum() and rng.random() < self.rate and last < i - 1:
-                last = i
-                yield Change(i, i + 2, text[i + 1] + text[i])
+        last, draw, rate = -2, rng.random, self.rate
+        for run in RUN.finditer(text):
+            for i in range(run.start(), run.end() - 1):
+                # drawn for every pair, so that what is protected or was swapped before does not shift the rest
+                if draw() < rate and last < i - 1:
+                    last = i
+                    yield Change(i, i + 2, text[i + 1] + text[i])
 
 
 @dataclass(frozen=True)
@@ -137,15 +144,12 @@ class OCRErrors(TextEdit):
         check_rate("rate", self.rate)
 
     def propose(self, text: str, rng: Random, protected: Protected) -> Iterator[Change]:
-        i = 0
-        while i < len(text):
-            size = 2 if text[i : i + 2] in CONFUSED else 1
-            options = CONFUSED.get(text[i : i + size])
-            if options and rng.random() < self.rate:
-                yield Change(i, i + size, pick(options, rng.random()))
-                i += size
-            else:
-                i += 1
+        draw, rate, after = rng.random, self.rate, 0
+        for match in LOOKS.finditer(text):
+            if (i := match.start()) >= after and draw() < rate:
+                found = match[1]
+                after = i + len(found)
+                yield Change(i, after, pick(CONFUSED[found], draw()))
 
 
 @dataclass(frozen=True)

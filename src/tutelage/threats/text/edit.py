@@ -14,8 +14,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from difflib import SequenceMatcher
 from hashlib import sha256
+from operator import itemgetter
 from random import Random
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from tutelage.core.checks import check_callable, check_choice, check_integer
 from tutelage.core.errors import InputError
@@ -25,10 +26,10 @@ Family = Literal["character", "word", "phrase", "style", "translation", "custom"
 LabelEffect = Literal["keep", "map", "unknown"]
 Span = tuple[int, int]
 Protect = Sequence[str | Span]
+PLACE = itemgetter(0, 1)
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """text[start:end] becomes `text`; start == end inserts."""
 
     start: int
@@ -123,7 +124,8 @@ class TextEdit(ABC):
         edit needs data or a package that is not here.
         """
         check_text("text", text)
-        return self._edited(text, Protected(text, protect), self._rng(seed, text if item is None else item))
+        kept = Protected(text, protect) if protect else NOTHING
+        return self._edited(text, kept, self._rng(seed, text if item is None else item))
 
     def many(
         self,
@@ -139,8 +141,9 @@ class TextEdit(ABC):
             if given is not None and len(given) != len(texts):
                 raise InputError(argument, f"{len(given)} entries", f"one for each of {len(texts)} texts")
         names = texts if items is None else items
-        kept: Sequence[Protect] = [()] * len(texts) if protect is None else protect
-        return self._many(texts, [Protected(t, p) for t, p in zip(texts, kept, strict=True)], seed, names)
+        if protect is None:
+            return self._many(texts, [NOTHING] * len(texts), seed, names)
+        return self._many(texts, [Protected(t, p) for t, p in zip(texts, protect, strict=True)], seed, names)
 
     def _many(self, texts: Sequence[str], protected: Sequence[Protected], seed: int, items: Sequence[str]) -> list[Edited]:
         return [self._edited(t, p, self._rng(seed, i)) for t, p, i in zip(texts, protected, items, strict=True)]
@@ -170,8 +173,10 @@ class TextEdit(ABC):
         return Random(derive(seed, "text edit", self.name, item))
 
     def _edited(self, text: str, protected: Protected, rng: Random) -> Edited:
-        changes = (c for c in self.propose(text, rng, protected) if text[c.start : c.end] != c.text)
-        return apply(text, [c for c in changes if not protected.touches(c.start, c.end)], protected.spans)
+        changes = [c for c in self.propose(text, rng, protected) if text[c[0] : c[1]] != c[2]]
+        if protected.spans:
+            changes = [c for c in changes if not protected.touches(c.start, c.end)]
+        return apply(text, changes, protected.spans)
 
 
 def apply(text: str, changes: Iterable[Change], spans: Sequence[Span] = ()) -> Edited:
@@ -179,16 +184,20 @@ def apply(text: str, changes: Iterable[Change], spans: Sequence[Span] = ()) -> E
     kept: list[Change] = []
     pieces: list[str] = []
     at = 0
-    for change in sorted(changes, key=lambda c: (c.start, c.end)):
-        if change.start < at:
+    for change in sorted(changes, key=PLACE):
+        start, end, new = change
+        if start < at:
             continue
-        pieces += [text[at : change.start], change.text]
-        at = change.end
+        pieces.append(text[at:start])
+        pieces.append(new)
+        at = end
         kept.append(change)
+    if not kept:
+        return Edited(text, kept=tuple(spans))
     result = "".join([*pieces, text[at:]])
     if result == text:
         return Edited(text, kept=tuple(spans))
-    return Edited(result, tuple(kept), kept=tuple(moved(spans, kept)))
+    return Edited(result, tuple(kept), kept=tuple(moved(spans, kept)) if spans else ())
 
 
 def moved(spans: Iterable[Span], changes: Sequence[Change]) -> list[Span]:
@@ -375,3 +384,6 @@ def _merged(spans: list[Span]) -> tuple[Span, ...]:
 def _shown(value: object) -> str:
     text = str(getattr(value, "identity", value))
     return text if len(text) <= 40 else f"{text[:24]}... {sha256(text.encode()).hexdigest()[:8]}"
+
+
+NOTHING = Protected("")
