@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tutelage.auditing.figures import INK, MARKERS, SERIES, figure_svg, new_figure
-from tutelage.auditing.page import Block, Facts, Notice, Page, Picture, Section, Table, Text, Tone, percent, write_page
+from tutelage.auditing.page import Block, Facts, Notice, Page, Picture, Section, Table, Text, Tone, percent, titled, write_page
 from tutelage.auditing.subsets import SubsetRow, SubsetTable, evaluate_subsets
 from tutelage.core.checks import check_integer, check_number
 from tutelage.core.errors import InputError
@@ -278,17 +278,21 @@ def passport_page(found: Passport, title: str) -> Page:
     if found.warnings:
         blocks.append(Notice("The attacks warn", list(found.warnings), "warn"))
     kinds = list(found.radius)
-    header = ["modality", "mean margin", "share (preference)"]
-    header += [f"Lipschitz, {kind}" for kind in kinds] + [f"mean radius alone, {kind}" for kind in kinds]
-    rows = [
-        [one.name, f"{one.margin:.3f}", percent(one.share), *(f"{one.tau[k]:.3g}" for k in kinds),
-         *(f"{one.radius[k]:.3g}" for k in kinds)]
-        for one in found.modalities
-    ]  # fmt: skip
+    margins = [[one.name, f"{one.margin:.3f}", percent(one.share)] for one in found.modalities]
+    reach = [
+        [one.name, *(f"{one.tau[k]:.3g}" for k in kinds), *(f"{one.radius[k]:.3g}" for k in kinds)] for one in found.modalities
+    ]
     one_by_one = Section(
         "Each modality",
         [
-            Table("Margins, preference and reach of each modality", header, rows),
+            Table("Margins and preference", ["modality", "mean margin", "share (preference)"], margins),
+            Table(
+                "Lipschitz constants, and the mean radius if only this modality is attacked",
+                ["modality", *kinds, *kinds],
+                reach,
+                groups=[("", 1), ("Lipschitz", len(kinds)), ("mean radius", len(kinds))],
+                note="Empirical: the largest seen, no guarantee. Spectral: a sound bound, loose.",
+            ),
             Text(
                 [
                     "Margin: how far the right class is ahead in this modality's part of the logits; negative means that alone "
@@ -332,7 +336,7 @@ def passport_page(found: Passport, title: str) -> Page:
         "When modalities are missing",
         [found.subsets.table(), Text(["A missing modality is its mean input: zero after normalisation, not a black picture."])],
     )
-    setting = Section("Setting", [Facts({**found.settings, "samples": found.n, "data": dict(found.data)})])
+    setting = Section("Setting", [Facts(titled({**found.settings, "samples": found.n, "data": dict(found.data)}))])
     return Page(title, "Modality passport", blocks, [one_by_one, curves, subsets, radii, setting])
 
 
