@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tutelage.core.errors import InputError, MissingError
+from tutelage.core.rng import seeded
 from tutelage.models.predictors import Predictor
 from tutelage.threats.text import GreedyWords, Lexicon, TextBugger
 from tutelage.threats.text.attack import bugs
@@ -164,3 +165,24 @@ def test_predictors_of_every_kind() -> None:
     for labels_ in (["a"], "ab", ["a", "a"]):
         with pytest.raises(InputError, match="labels"):
             Predictor(named, labels_)
+
+
+def test_a_real_pipeline_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers", reason="pip install 'tutelage[lm]'")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch = pytest.importorskip("torch")
+    words = ["[PAD]", "[UNK]", "good", "bad", "film", "a", "the"]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(vocab_size=len(words), id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1}, **sizes)
+    with seeded(0, "tiny pipeline"):
+        net = transformers.BertForSequenceClassification(config).eval()
+    pipeline = transformers.pipeline("text-classification", model=net, tokenizer=tokenizer, device="cpu")
+    texts = ["a good film", "the bad film", "bad"]
+    found = Predictor(pipeline, ["yes", "no"], batch_size=2)(texts)
+    with torch.no_grad():
+        one = torch.softmax(net(**tokenizer("the bad film", return_tensors="pt")).logits, 1)[0]
+    assert found[1] == pytest.approx([float(one[1]), float(one[0])], abs=1e-6)

@@ -30,8 +30,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from tutelage.claims.claim import Cell, Claim, ClaimConfig, Sentence
+from tutelage.core.files import sha256_text
 from tutelage.core.rng import derive, numpy_generator
 from tutelage.core.stats import holm
+from tutelage.data.homes import HOMES
 from tutelage.data.sentiment import DOMAINS, LABELS, sentiment_sentences, sentiment_sets
 from tutelage.data.tables import Table
 from tutelage.data.worlds.opinions import DOMAINS as SMALL_DOMAINS
@@ -383,7 +385,12 @@ def estimates(arm: str, unit: int, config: Config) -> dict[str, float]:
 
 def data(config: Config) -> list[dict[str, Any]]:
     if config.data == "sentiment4":
-        return sentiment_sets()
+        found = sentiment_sets()
+        for name in ("wordnet", "minilm"):  # synonyms, and the second model
+            files = HOMES[name].files
+            digest = sha256_text(",".join(file.sha256 for file in files))
+            found.append({"name": name, "kind": "file", "split": "", "n": len(files), "sha256": digest})
+        return found
     made = {"kind": "generated", "generator": "tutelage.data.worlds.opinions", "version": 1, "split": "train and test"}
     return [{"name": f"opinions ({name})", "n": 650, **made} for name in SMALL_DOMAINS]
 
