@@ -2,11 +2,11 @@
 
 The oracle is a character trigram model of real English text, so its law is known exactly at every prefix. Oracle -> teacher ->
 student: the teacher, a small GPT, is fine-tuned on answers of the oracle; the student, of the same size, on the same answers
-for less long. A unit is a seed with its own prompts, answers, teacher and student. All arms start from the same student and
-take as many gradient steps, each over as many answers; only the answers differ. Distances, in nats a token, are measured on
-prompts that nobody was trained on, with frozen answers, as sums of exact divergences of whole laws. Nothing is selected by
-them: what is compared is the end. How long teacher and student are fine-tuned, and the rate, were set on a seed that is no
-unit.
+for less long, so that the teacher is better than the student's start. A unit is a seed with its own prompts, answers, teacher
+and student. All arms start from the same student and take as many gradient steps, each over as many answers; only the answers
+differ. Distances, in nats a token, are measured on prompts that nobody was trained on, with frozen answers, by exact
+divergences of whole laws. Nothing is selected by them: what is compared is the end. How long teacher and student are
+fine-tuned, and the rate, were set on a seed that is no unit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Config(ClaimConfig):
     answer_length: int = Field(18, ge=1)
     oracle_answers: int = Field(1500, ge=1, description="answers of the oracle that teacher and student are fine-tuned on")
     teacher_epochs: int = Field(12, ge=1)
-    student_epochs: int = Field(3, ge=1)
+    student_epochs: int = Field(8, ge=1)
     fine_tuning_lr: float = Field(2e-3, gt=0)
     prompts: int = Field(64, ge=4, multiple_of=4, description="of the distillation")
     epochs: int = Field(512, ge=4, multiple_of=4, description="passes over the prompts")
@@ -124,34 +124,47 @@ def tuned(who: str, config: Config, oracle: NGramTable, seed: int, cell: Cell) -
 
 def cell(cell: Cell) -> Mapping[str, float]:
     """Distil one student as the arm says, and measure it on the way."""
+    if cell.arm in ARMS:
+        return measured(taught(cell))
+    monitor, _, student, _ = prepared(cell, cell.config.every)
+    start = monitor.measure(student, 0)
+    assert monitor.gap is not None
+    return {
+        "final_golden_distance": start["golden"],
+        "final_proxy_distance": start["proxy"],
+        "teacher_gap": float(monitor.gap.mean()),
+    }
+
+
+def prepared(cell: Cell, every: int) -> tuple[HackingMonitor, TinyGPT, TinyGPT, list[list[int]]]:
+    """The monitor, teacher and student behind stage 1, and the prompts of the distillation."""
     config: Config = cell.config
     seed = derive(cell.unit, "teacher hacking")
     oracle = the_oracle()
     _, prompts, val = texts(config, oracle, seed)
     teacher, student = (tuned(who, config, oracle, seed, cell) for who in ("teacher", "student"))
-    # four answers to a prompt make a pass four times as long, and as many steps take a quarter of the passes
-    source, generations = ARMS.get(cell.arm, ("offline", 1))
-    shorter = 4 if cell.arm == "offline-four-answers" else 1
     monitor = HackingMonitor(
-        teacher,
-        oracle,
-        val_prompts=val,
-        every=config.every // shorter,
-        max_new=config.answer_length,
-        seed=derive(seed, "frozen"),
+        teacher, oracle, val_prompts=val, every=every, max_new=config.answer_length, seed=derive(seed, "frozen")
     )
-    if cell.arm == UNTAUGHT:
-        start = monitor.measure(student, 0)
-        gap = float(monitor.gap.mean()) if monitor.gap is not None else 0.0
-        return {"final_golden_distance": start["golden"], "final_proxy_distance": start["proxy"], "teacher_gap": gap}
+    return monitor, teacher, student, prompts
+
+
+def taught(cell: Cell) -> HackingReport:
+    """What the monitor saw while a student was distilled as the arm says."""
+    config: Config = cell.config
+    # four answers to a prompt make a pass four times as long, and as many steps take a quarter of the passes
+    shorter = 4 if cell.arm == "offline-four-answers" else 1
+    monitor, teacher, student, prompts = prepared(cell, config.every // shorter)
+    source, generations = ARMS[cell.arm]
     run = distill(
         student, teacher, prompts, source=source, generations=generations,
         size=config.prompts if cell.arm == "offline-quarter-of-prompts" else None,
         epochs=config.epochs // shorter, batch_size=config.prompts, max_new=config.answer_length, lr=config.lr,
-        warmup=config.warmup, monitor=monitor, seed=derive(seed, "distillation"), progress=cell.progress,
+        warmup=config.warmup, monitor=monitor, seed=derive(derive(cell.unit, "teacher hacking"), "distillation"),
+        progress=cell.progress,
     )  # fmt: skip
     assert run.report is not None
-    return measured(run.report)
+    return run.report
 
 
 def measured(found: HackingReport) -> dict[str, float]:
