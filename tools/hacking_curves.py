@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.ticker import FuncFormatter
 
 from tutelage.auditing.figures import INK, MARKERS, SERIES, new_figure
 from tutelage.claims.claim import Cell
@@ -36,9 +37,9 @@ def draw(found: dict[str, HackingReport], path: Path) -> None:
         axes.axhline(gap, color=INK, linewidth=0.8, linestyle=":", label="teacher to the oracle")
     for axes, name in ((golden, "golden: to the oracle"), (proxy, "proxy: to the teacher")):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_ylabel(f"{name}\nnats a token")
         axes.set_xlabel("epoch (the first point: before)")
-    both.set_xscale("log")
     both.invert_xaxis()
     both.set_xlabel("proxy, falling to the right")
     both.set_ylabel("golden\nnats a token")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from tutelage.auditing.figures import INK, MARKERS, SERIES, figure_svg, new_figure
 from tutelage.auditing.page import Block, Facts, Notice, Page, Picture, Section, Table, Text, Tone, write_page
@@ -48,6 +49,8 @@ def curves_figure(found: HackingReport) -> Figure:
         axes.axvline(found.stop_at, color=SERIES[3], linewidth=1.0, label=f"stop at {found.stop_at}")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for place in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter, axes.xaxis.set_major_formatter):
+        place(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("epoch (the first point: before)")
     axes.set_ylabel("nats a token")
     axes.legend(frameon=False, fontsize=8, ncols=2)
@@ -58,8 +61,6 @@ def curves_figure(found: HackingReport) -> Figure:
             "start", (found.proxy[0], found.golden[0]), textcoords="offset points", xytext=(-6, 6), ha="right", fontsize=8
         )
         axes.annotate("end", (found.proxy[-1], found.golden[-1]), textcoords="offset points", xytext=(6, 6), fontsize=8)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
         axes.set_xlabel("proxy distance, nats a token")
         axes.set_ylabel("golden distance")
     return figure
