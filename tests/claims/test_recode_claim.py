@@ -7,7 +7,7 @@ import pytest
 
 from tutelage.claims.audit.recode import CLAIM, preserved
 from tutelage.claims.audit.recode.config import Config, edits_of
-from tutelage.claims.audit.recode.small import byte_tokenizer, examples, metrics
+from tutelage.claims.audit.recode.small import byte_tokenizer, examples, metrics, relative
 from tutelage.claims.claim import Cell
 from tutelage.core.cache import Cache
 from tutelage.core.errors import MissingError
@@ -63,7 +63,12 @@ def test_metrics_of_a_problem_by_hand():
     assert (found["pass"], found["pass_partial"]) == (100.0, 100.0)
     assert [found[f"drop_{c}"] for c in ("docstring", "function", "syntax", "format")] == [100.0, 0.0, 100.0, 0.0]
     assert (found["drop"], found["drop_characters"]) == (50.0, 100.0)
-    assert (found["syntax_minus_format_drop"], found["characters_minus_format_drop"]) == (100.0, 100.0)
+    rd = relative({**found, "pass": 50.0, "drop_characters": 20.0, "drop_format": 10.0})
+    assert rd == {
+        "rd_characters": 40.0, "rd_syntax": 100.0, "rd_format": 10.0, "syntax_minus_format_rd": 90.0,
+        "characters_minus_format_rd": 30.0,
+    }  # fmt: skip
+    assert set(relative({**found, "pass": 0.0})) == {"rd_syntax", "rd_format", "syntax_minus_format_rd"}
     assert found["seed_gap"] == pytest.approx(100 / 3)  # of the one random edit: mean 1/3, worst 0
 
 

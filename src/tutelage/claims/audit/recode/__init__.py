@@ -125,12 +125,12 @@ CLAIM = Claim(
             "seed_gap", "small-plain", kind="threshold", margin=5.0,
         ),
         Sentence(
-            "Edits of syntax cost the small model more of its answers than edits of format.",
-            "syntax_minus_format_drop", "small-plain", kind="threshold", margin=0.0,
+            "Edits of syntax cost the small model a larger share of its answers than edits of format.",
+            "syntax_minus_format_rd", "small-plain", kind="threshold", margin=0.0,
         ),
         Sentence(
-            "Edits of the docstring's characters cost the small model more of its answers than edits of format.",
-            "characters_minus_format_drop", "small-plain", kind="threshold", margin=0.0,
+            "Edits of the docstring's characters cost the small model a larger share of its answers than edits of format.",
+            "characters_minus_format_rd", "small-plain", kind="threshold", margin=0.0,
         ),
         Sentence(
             "Training with the same operators takes more than 30 % off what edits cost.",
@@ -155,7 +155,9 @@ CLAIM = Claim(
         "drop_format": "lost to format edits, points",
         "drop_docstring": "lost to docstring edits, points",
         "drop_function": "lost to function names, points",
-        "drop_characters": "lost to characters of the docstring, points",
+        "rd_characters": "RD of the docstring's characters, %",
+        "rd_syntax": "RD of syntax edits, %",
+        "rd_format": "RD of format edits, %",
         "drop_beyond_70_percent_of_plain": "drop minus 70 % of the plain model's, points",
         "has_this_unit": "whether the arm has this unit",
     },

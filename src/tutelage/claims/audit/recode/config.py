@@ -44,7 +44,7 @@ class Config(ClaimConfig):
     small_tokens: int = Field(90, ge=1, description="longest completion of the arms small-...")
     small_edit_seeds: int = Field(3, ge=1, description="seeds of each random transformation for the arms small-...")
     model: str = Field("smollm2-135m", description="weights of the arm pretrained: a name of `data get`, a folder, a hub name")
-    model_problems: int = Field(12, ge=0, description="problems of the arm pretrained; units beyond have none")
+    model_problems: int = Field(24, ge=0, description="problems of the arm pretrained; units beyond have none")
     model_tokens: int = Field(96, ge=1)
 
 

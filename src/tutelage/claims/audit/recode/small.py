@@ -52,7 +52,7 @@ def small_cell(cell: Cell) -> dict[str, float]:
     if cell.arm == "small-augmented":
         plain = float(np.mean([one["drop"] for one in audits["small-plain"]]))
         found["drop_beyond_70_percent_of_plain"] = found["drop"] - 0.7 * plain
-    return {**found, "has_this_unit": 1.0}
+    return {**found, **relative(found), "has_this_unit": 1.0}
 
 
 def held_out(config: Config) -> list[CodeProblem]:
@@ -103,9 +103,22 @@ def metrics(tables: Mapping[str, Any], i: int) -> dict[str, float]:
     found["seed_gap"] = float(np.mean(random)) if random else 0.0
     characters = [min(group) for name, group in by_transform.items() if name in CHARACTERS]
     found["drop_characters"] = nominal["full"] - min([nominal["full"], *characters])
-    found["syntax_minus_format_drop"] = found["drop_syntax"] - found["drop_format"]
-    found["characters_minus_format_drop"] = found["drop_characters"] - found["drop_format"]
     return found
+
+
+def relative(found: Mapping[str, float]) -> dict[str, float]:
+    """RD, in per cent of what the prompts before the edit solve, and differences of RDs; only where something is solved.
+
+    Full prompts and prompts with half of a solution solve different shares, so points lost cannot be compared across them.
+    """
+    rd = {}
+    for name, base in (("characters", "pass"), ("syntax", "pass_partial"), ("format", "pass_partial")):
+        if found[base] > 0:
+            rd[f"rd_{name}"] = 100 * found[f"drop_{name}"] / found[base]
+    for name in ("syntax", "characters"):
+        if f"rd_{name}" in rd and "rd_format" in rd:
+            rd[f"{name}_minus_format_rd"] = rd[f"rd_{name}"] - rd["rd_format"]
+    return rd
 
 
 # ------------------------------------------------------------------------------------------------------------- training
