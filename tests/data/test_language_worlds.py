@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -176,6 +179,13 @@ def test_bad_input_names_the_argument(make, argument: str):
     with pytest.raises(InputError) as error:
         make()
     assert error.value.argument == argument
+
+
+def test_the_page_runs(root: Path, capsys: pytest.CaptureFixture[str]):
+    page = (root / "docs" / "worlds.md").read_text(encoding="utf-8")
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.S):
+        exec(compile(code, "docs/worlds.md", "exec"), {})
+    assert "False [" in capsys.readouterr().out
 
 
 def test_reasoning_gym_is_a_world():
