@@ -61,6 +61,7 @@ def check_form(row: dict[str, Any], *, least: int) -> None:
         ("bench_grokking.py", "grokking", ["a step, p 53", "a step inside fit", "a step, p 97"]),
         ("bench_neur2ro.py", "decide", ["second stages", "plan of"]),
         ("bench_teacher.py", "teacher", ["student's episode", "without a student"]),
+        ("bench_subsets.py", "subsets", ["all subsets of 2", "all subsets of 3"]),
         ("bench_import.py", "import", ["import tutelage", "tutelage --help", "tutelage list"]),
         ("bench_audit.py", "audit", ["to the first gradient", "whole command", "audit()"]),
     ],
