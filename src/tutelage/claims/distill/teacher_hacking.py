@@ -12,6 +12,7 @@ fine-tuned, and the rate, were set on a seed that is no unit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ ARMS: dict[str, tuple[Source, int]] = {
 UNTAUGHT = "undistilled-student"
 
 
+@cache
 def the_oracle() -> NGramTable:
     """Letters after letters, by the trigrams of real text; texts do not end."""
     lm = NGramLM(trigram_table(), order=3, unit="character", strength=1.0)
