@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,21 @@ def test_a_killed_worker_is_told_with_what_is_kept(tmp_path: Path) -> None:
     (tmp_path / "0").touch()
     with pytest.raises(TutelageError, match=r"with fewer jobs .a script calls this below `if __name__"):
         list(in_workers(dies_as, [(tmp_path, 1)], jobs=1, kept=""))  # killed before anything was done
+
+
+def test_a_result_that_came_with_a_death_is_given_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are known at once, the death as the first of them."""
+    real = workers.wait
+
+    def all_at_once(futures: set[Future[object]], **_: object) -> tuple[list[Future[object]], set[Future[object]]]:
+        done, waiting = real(futures)
+        return sorted(done, key=lambda one: one.exception() is None), waiting
+
+    monkeypatch.setattr(workers, "wait", all_at_once)
+    results = in_workers(dies_as, [(tmp_path, 0), (tmp_path, 1)], jobs=1, kept="")
+    assert next(results) == 0
+    with pytest.raises(TutelageError, match="a worker process was killed"):
+        next(results)
 
 
 def test_ctrl_c_ends_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

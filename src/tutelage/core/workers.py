@@ -56,7 +56,8 @@ def in_workers(
                 waiting: set[Future[Any]] = {pool.submit(_call, compute, path, one) for one in arguments}
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
+                # results first: a worker that was killed meanwhile costs none of them
+                for future in sorted(done, key=lambda one: one.exception() is not None):
                     yield future.result()
                     finished += 1
             pool.shutdown()
