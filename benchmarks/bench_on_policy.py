@@ -12,16 +12,14 @@ race, the divergence of each token is checked to be the same for the same logits
 from __future__ import annotations
 
 import copy
-import gc
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Outcome, report, settings
+from common import Outcome, race, report, said, settings
 from peers import inside, race_in
 
 from tutelage.methods.distill.teacher_hacking import distill
@@ -82,22 +80,6 @@ def check_divergence() -> float:
     return worst
 
 
-def rounds_of(sides: dict[str, Callable[[], float]], rounds: int) -> list[dict[str, float]]:
-    """As `race`, by the seconds that a side says its loop took: what is done around it is no part of a step."""
-    if rounds > 1:
-        for work in sides.values():
-            work()
-    names, found = list(sides), []
-    for i in range(rounds):
-        order = names if i % 2 == 0 else names[::-1]
-        seconds = {}
-        for name in order:
-            gc.collect()
-            seconds[name] = sides[name]()
-        found.append(seconds)
-    return found
-
-
 def main() -> None:
     how = settings(__doc__)
     if not inside("trl"):
@@ -136,7 +118,7 @@ def main() -> None:
                 assert run.steps * batch == len(prompts)
                 return run.seconds
 
-            found = rounds_of({"ours": ours, "theirs": theirs}, how.rounds)
+            found = race({"ours": ours, "theirs": theirs}, how.rounds, clock=said)
         outcome = Outcome(
             f"on-policy distillation, {name}",
             "on-policy",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import gc
 import io
 import logging
 import os
@@ -25,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import Outcome, report, settings
+from common import Outcome, race, report, said, settings
 from peers import inside, race_in
 
 from tutelage.data.worlds.arithmetic import ArithmeticChains
@@ -86,21 +85,6 @@ def check(lm: TinyGPT, data: PreferenceData, loss: str, out: str) -> float:
     return max(abs(a - row["loss"]) for a, row in zip(theirs, run.history, strict=True))
 
 
-def rounds_of(sides: dict[str, Callable[[], float]], rounds: int) -> list[dict[str, float]]:
-    """As `race`, by the seconds that a side says its training took."""
-    if rounds > 1:
-        for work in sides.values():
-            work()
-    names, found = list(sides), []
-    for i in range(rounds):
-        seconds = {}
-        for name in names if i % 2 == 0 else names[::-1]:
-            gc.collect()
-            seconds[name] = sides[name]()
-        found.append(seconds)
-    return found
-
-
 def main() -> None:
     how = settings(__doc__)
     if not inside("trl"):
@@ -145,7 +129,7 @@ def race_of(
         )  # fmt: skip
         return time.perf_counter() - began
 
-    found = rounds_of({"ours": ours, "theirs": theirs}, rounds)
+    found = race({"ours": ours, "theirs": theirs}, rounds, clock=said)
     return Outcome(
         f"preference training, {name}, reference {'at hand' if at_hand else 'asked'}",
         "preferences",
