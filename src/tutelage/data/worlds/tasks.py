@@ -8,6 +8,7 @@ problem, in another order or another style, is never in two of them, whatever th
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
@@ -93,26 +94,28 @@ class World(Protocol):
     def verify(self, item: Item, text: str) -> Verdict: ...
 
 
-class LanguageWorld:
+class LanguageWorld(ABC):
     """What worlds share. One sets `name` and `styles`, and gives `alphabet`, `draw`, `_render` and `verify`."""
 
     name: str = ""
     styles: tuple[str, ...] = ()
 
     @property
+    @abstractmethod
     def alphabet(self) -> str:
-        raise NotImplementedError
+        """All characters that its texts may hold."""
 
+    @abstractmethod
     def draw(self, rng: np.random.Generator) -> Item:
         """One problem, of any split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verify(self, item: Item, text: str) -> Verdict:
         """Judge any text as a solution of `item`; it never raises for a text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _render(self, item: Item, style: str, rng: np.random.Generator, wrong: bool) -> str:
-        raise NotImplementedError
+        """A solution in a style; with a mistake if `wrong`."""
 
     def sample(self, n: int, rng: np.random.Generator | int, split: Split = "train", *, distinct: bool = False) -> list[Item]:
         """n problems of a split.
