@@ -6,10 +6,10 @@ import ast
 import keyword
 import re
 
-from tutelage.threats.code.edit import CodeEdit, Program, Proposal
+from tutelage.threats.code.edit import Program, Proposal, TextOfCode
 from tutelage.threats.code.layout import inner_span
 from tutelage.threats.code.source import Refused, Source, Span, parsed
-from tutelage.threats.text.edit import Change, TextEdit
+from tutelage.threats.text.edit import Change
 
 TYPES = frozenset({
     "int", "float", "str", "bool", "list", "dict", "set", "tuple", "bytes", "complex", "object", "None", "True", "False",
@@ -18,7 +18,7 @@ TYPES = frozenset({
 })  # fmt: skip
 
 
-class EditDocstring(CodeEdit):
+class EditDocstring(TextOfCode):
     """A text edit of the docstring up to its first `>>>`, or to its end.
 
     Words that are identifiers of prompt or solution, function names and names of types stay byte for byte, as do backslashes
@@ -26,14 +26,6 @@ class EditDocstring(CodeEdit):
     """
 
     category = "docstring"
-
-    def __init__(self, name: str, edit: TextEdit) -> None:
-        self.name = name  # type: ignore[misc]
-        self.edit = edit
-        self.random = edit.random  # type: ignore[misc]
-
-    def check(self) -> None:
-        self.edit.check()
 
     def propose(self, program: Program, seed: int) -> Proposal:
         source = parsed(program.text)
@@ -53,9 +45,6 @@ class EditDocstring(CodeEdit):
         if _without_docstring(parsed(after), program.entry_point) != _without_docstring(source, program.entry_point):
             raise Refused("the edit breaks out of the docstring")
         return Proposal([Change(start + one.start, start + one.end, one.text) for one in edited.changes])
-
-    def __repr__(self) -> str:
-        return f"EditDocstring({self.name!r}, {self.edit!r})"
 
 
 def text_span(source: Source, node: ast.Expr) -> Span:

@@ -17,7 +17,7 @@ from tutelage.core.checks import check_integer
 from tutelage.core.errors import InputError
 from tutelage.core.rng import derive
 from tutelage.threats.code.source import Refused, compiles
-from tutelage.threats.text.edit import Change, apply
+from tutelage.threats.text.edit import Change, TextEdit, apply
 
 Category = Literal["docstring", "function", "syntax", "format"]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
@@ -114,6 +114,21 @@ class CodeEdit(ABC):
         test = program.test if proposal.test is None else proposal.test
         after = replace(program, text=done.text, split=split, entry_point=entry_point, test=test)
         return EditedProgram(after, done.changes)
+
+
+class TextOfCode(CodeEdit):
+    """A text edit of some of a program's words: `propose` says which."""
+
+    def __init__(self, name: str, edit: TextEdit) -> None:
+        self.name = name  # type: ignore[misc]
+        self.edit = edit
+        self.random = edit.random  # type: ignore[misc]
+
+    def check(self) -> None:
+        self.edit.check()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.edit!r})"
 
 
 def check_program(program: object) -> None:

@@ -8,10 +8,10 @@ import tokenize
 from dataclasses import dataclass
 from typing import Literal
 
-from tutelage.threats.code.edit import CodeEdit, Program, Proposal
+from tutelage.threats.code.edit import CodeEdit, Program, Proposal, TextOfCode
 from tutelage.threats.code.scopes import BUILTINS, is_name, occurrences, rename
 from tutelage.threats.code.source import Refused, Source, parsed
-from tutelage.threats.text.edit import Change, TextEdit
+from tutelage.threats.text.edit import Change
 
 TRIES = 20  # of an edit that changes letters only now and then, until it changes one and the name is free
 HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -54,21 +54,13 @@ class CamelCase(CodeEdit):
         return rename_function(program, new)
 
 
-class RenameByWords(CodeEdit):
+class RenameByWords(TextOfCode):
     """A text edit of the words of the function's name; what is left of it is letters, digits and underscores.
 
     It is tried, with a stream for each try, until it gives another name that is free.
     """
 
     category = "function"
-
-    def __init__(self, name: str, edit: TextEdit) -> None:
-        self.name = name  # type: ignore[misc]
-        self.edit = edit
-        self.random = edit.random  # type: ignore[misc]
-
-    def check(self) -> None:
-        self.edit.check()
 
     def propose(self, program: Program, seed: int) -> Proposal:
         words, kind = words_of(program.entry_point)
@@ -87,9 +79,6 @@ class RenameByWords(CodeEdit):
             except Refused as why:
                 reason = str(why)
         raise Refused(reason)
-
-    def __repr__(self) -> str:
-        return f"RenameByWords({self.name!r}, {self.edit!r})"
 
 
 def rename_function(program: Program, new: str) -> Proposal:
