@@ -74,6 +74,12 @@ def run(arguments: list[str]) -> int:
         where, what = f": {error.filename}" if error.filename else "", advice(error)
         _say_error(f"{error.strerror or error}{where}{f'; {what}' if what else ''}")
         return 2
+    except MemoryError:
+        _say_error("there is not enough memory for what was given: give less of it, or a smaller batch size")
+        return 2
+    except RecursionError:
+        _say_error("what was given cannot be used: it is nested too deeply")
+        return 2
 
 
 def _say_error(message: str) -> None:
