@@ -18,7 +18,7 @@ from tutelage import __version__
 from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
 from tutelage.catalogue import ROOMS, search, systems
-from tutelage.core.errors import InputError, TutelageError, advice
+from tutelage.core.errors import InputError, TutelageError, advice, short_path
 from tutelage.core.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> int:
         _say_error("interrupted")
         return 130
     except OSError as error:
-        where, what = f": {error.filename}" if error.filename else "", advice(error)
+        where, what = f": {short_path(error.filename)}" if error.filename else "", advice(error)
         _say_error(f"{error.strerror or error}{where}{f'; {what}' if what else ''}")
         return 2
     except MemoryError:
