@@ -174,6 +174,9 @@ def _own_pictures(claim: Claim, result: ClaimResult) -> list[Block]:
         drawn = import_module(name).pictures(result)
     except TutelageError as error:  # an extra or an artifact that is missing: the page is written without them
         return [Notice("Pictures of the cells", [f"They could not be drawn: {error}"], "plain")]
+    except Exception as error:  # a result of another version of the code may say anything; its numbers are shown all the same
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return [Notice("Pictures of the cells", [f"They could not be drawn from this result ({reason})."], "plain")]
     return [Picture(figure_svg(figure, caption), caption) for figure, caption in drawn]
 
 

@@ -24,6 +24,12 @@ def advice(error: OSError) -> str:
     return _ADVICE.get(error.errno or 0, "")
 
 
+def short_path(path: object, limit: int = 200) -> str:
+    """A path as a sentence can hold it: of a long one the end."""
+    text = str(path)
+    return text if len(text) <= limit else f"…{text[-limit:]}"
+
+
 class TutelageError(Exception):
     """Base of all errors raised on purpose. The command line prints the message and exits with `exit_code`."""
 
@@ -83,7 +89,7 @@ class WriteError(TutelageError, OSError):
 
     def __init__(self, path: object, error: OSError) -> None:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        super().__init__(f"cannot write {path}: {reason}; {advice(error) or 'choose another folder'}")
+        super().__init__(f"cannot write {short_path(path)}: {reason}; {advice(error) or 'choose another folder'}")
         self.errno = error.errno
 
 

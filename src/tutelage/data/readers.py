@@ -125,6 +125,8 @@ def read_images(path: Path | str, *, classes: Sequence[str] | None = None, size:
     if path.is_dir():
         images, labels, found = _read_folder(path, size)
         return _from_arrays(images, labels, classes or found, path.name)
+    if not path.is_file():  # reading a pipe or a device could take for ever
+        raise InputError("data", path.name, "a folder or a file, no pipe and no device")
     origin = {"file": path.name, "file_sha256": sha256_file(path)}
     if path.suffix == ".npz":
         if size is not None:
@@ -148,6 +150,8 @@ def read_idx(path: Path) -> Tensor:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError("data", path.name, f"a whole gzip file ({error})") from error
+    except MemoryError as error:
+        raise InputError("data", f"{path.name}, too large when unpacked", "a file that fits the memory") from error
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4:
         raise InputError(
             "data", f"{path.name} beginning with {content[:4].hex() or 'nothing'}", "an idx file of bytes (000008..)"
@@ -298,7 +302,11 @@ def _decode_all(images: Iterable[tuple[str, bytes | Path]], size: int | None) ->
 
 def _bytes_of(content: bytes | Path, where: str) -> bytes:
     try:
-        return content if isinstance(content, bytes) else content.read_bytes()
+        if isinstance(content, bytes):
+            return content
+        if not content.is_file() and content.exists():  # reading a pipe or a device could take for ever
+            raise InputError("data", where, "an image file, no folder, pipe or device")
+        return content.read_bytes()
     except OSError as error:
         raise InputError("data", where, f"a file that can be read ({error.strerror})") from error
 

@@ -1,0 +1,79 @@
+"""What `tools/campaign` found once, kept as tests: pipes, devices, nested JSON, long names, results of other code."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.app.cli import run
+from tutelage.core.errors import InputError, WriteError
+from tutelage.data.readers import read_idx, read_images
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
+def test_an_image_that_is_no_file_is_refused_and_not_waited_for(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "set" / "cat" / "1.png"
+    path.parent.mkdir(parents=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match=r"^data: got cat/1\.png, wanted an image file, no folder, pipe or device$"):
+        read_images(tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.parquet"])
+def test_a_set_that_is_a_pipe_or_a_device_is_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / name).symlink_to("/dev/zero")
+    for path in (tmp_path / name, tmp_path / "zero" / name):
+        with pytest.raises(InputError, match=f"^data: got {name}, wanted a folder or a file, no pipe and no device$"):
+            read_images(path)
+
+
+def test_a_gzip_file_that_does_not_fit_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_: bytes) -> bytes:
+        raise MemoryError
+
+    (tmp_path / "x.gz").write_bytes(b"\x1f\x8b")
+    monkeypatch.setattr(gzip, "decompress", no_memory)
+    with pytest.raises(InputError, match=r"^data: got x\.gz, too large when unpacked, wanted a file that fits the memory$"):
+        read_idx(tmp_path / "x.gz")
+
+
+def test_an_audit_of_brackets_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "audit.json").write_text("[" * 100_000 + "]" * 100_000)
+    assert run(["report", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "nested too deeply" in said
+    assert said.count("\n") == 1
+    assert os.listdir(tmp_path) == ["audit.json"]
+
+
+def test_of_a_long_path_the_end_is_shown() -> None:
+    shown = str(WriteError("x" * 5000 + "/end", OSError(28, "")))
+    assert "/end: No space left on device" in shown
+    assert len(shown) < 400
+
+
+def test_a_result_whose_pictures_cannot_be_drawn_still_has_its_page(tmp_path: Path) -> None:
+    result = json.loads((files("tutelage") / "results" / "neur2ro.json").read_text(encoding="utf-8"))
+    result["config"] = {"a setting of another version <b>": 1}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert run(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "They could not be drawn from this result (ValidationError: " in page
+    assert "version &lt;b&gt;" in page
+    assert "version <b>" not in page
+    assert escape(result["claims"][0]["sentence"]).replace("&#x27;", "&#39;") in page
