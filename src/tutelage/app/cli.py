@@ -17,6 +17,8 @@ from rich.table import Table
 from tutelage import __version__
 from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
+from tutelage.app.gate_commands import card, gate, monitor
+from tutelage.app.site_commands import site_app
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice, short_path
 from tutelage.core.memory import keep_memory
@@ -38,6 +40,7 @@ app = typer.Typer(
     "see what there is with `tutelage list`.",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(site_app, name="site")
 out = Console(highlight=False)
 # typer may carry a copy of click of its own, whose errors are not those of the package click
 _USAGE_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -424,6 +427,9 @@ def _sets(pairs: list[str]) -> dict[str, str]:
 
 
 app.command()(compare)
+app.command()(gate)
+app.command()(monitor)
+app.command()(card)
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo
