@@ -17,7 +17,6 @@ from rich.table import Table
 from tutelage import __version__
 from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
-from tutelage.app.gate_commands import card, gate, monitor
 from tutelage.app.site_commands import site_app
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice, short_path
@@ -427,9 +426,6 @@ def _sets(pairs: list[str]) -> dict[str, str]:
 
 
 app.command()(compare)
-app.command()(gate)
-app.command()(monitor)
-app.command()(card)
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo
