@@ -18,6 +18,7 @@ from tutelage import __version__
 from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
 from tutelage.app.site_commands import site_app
+from tutelage.app.sweep_commands import sweep
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice, short_path
 from tutelage.core.memory import keep_memory
@@ -426,6 +427,7 @@ def _sets(pairs: list[str]) -> dict[str, str]:
 
 
 app.command()(compare)
+app.command()(sweep)
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo

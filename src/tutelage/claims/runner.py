@@ -6,7 +6,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,32 @@ def run_claim(
     cell with the same code, config, unit and threads is not computed again.
     A cell that fails is kept as a failed row; the others go on.
     """
-    claim = load_claim(slug)
     if changes is not None and not isinstance(changes, Mapping):
         raise InputError("changes", type(changes).__name__, "a mapping of settings, such as {'epochs': '3'}")
-    config = claim.config(get_scale(scale), changes or {})
+    return run_settings(
+        slug, [changes or {}], scale=scale, seeds=seeds, jobs=jobs, on=on, outs=[out], cache=cache, progress=progress
+    )[0]
+
+
+def run_settings(
+    slug: str,
+    settings: Sequence[Mapping[str, str]],
+    *,
+    scale: Scale = "smoke",
+    seeds: int | None = None,
+    jobs: int = 1,
+    on: Engine = "local",
+    outs: Sequence[Path | None] = (),
+    cache: Cache | None = None,
+    progress: Progress = QUIET,
+) -> list[ClaimResult]:
+    """The claim of `slug` at each of several settings (`changes` of `run_claim`), a result each, in their order.
+
+    The cells of all settings wait in one line for the workers, so none is idle while a setting ends. outs: a run folder
+    each, or nothing. The rest is as for `run_claim`.
+    """
+    claim = load_claim(slug)
+    configs = [claim.config(get_scale(scale), changes) for changes in settings]
     units = claim.units[scale] if seeds is None else seeds
     check_integer("seeds", units)
     check_integer("jobs", jobs)
@@ -59,42 +81,45 @@ def run_claim(
         on_ray.require()
     if launched() > 1:
         raise InputError("WORLD_SIZE", launched(), "one process: a claim's cells run side by side with jobs or on Ray")
-    if out is not None:
-        out = Path(out)
-        check_folder(out)
+    folders = [None if out is None else Path(out) for out in outs] or [None] * len(configs)
+    for folder in folders:
+        if folder is not None:
+            check_folder(folder)
     cache = cache or Cache.default()
-    sets = claim.data(config)  # a set that is missing is told before anything runs
+    sets = [claim.data(config) for config in configs]  # a set that is missing is told before anything runs
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     commit, dirty = git_state()
     code = code_sha256(claim.system.claim_module)
     threads = 1 if on == "ray" else max(1, torch.get_num_threads() if jobs == 1 else (os.cpu_count() or 1) // jobs)
-    if out is not None:
-        Run.create(out, "claim", {"slug": slug, "scale": scale, "config": config.model_dump(), "units": units})
+    for folder, config in zip(folders, configs, strict=True):
+        if folder is not None:
+            Run.create(folder, "claim", {"slug": slug, "scale": scale, "config": config.model_dump(), "units": units})
     # arms outside, units inside: workers side by side are on different units and do not wait for each other's teachers
     cells = [(arm, unit) for arm in claim.arms for unit in range(units)]
-    rows = list(_rows(claim, config, cells, code, jobs, on, threads, cache, progress))
-    order = {cell: i for i, cell in enumerate(cells)}
-    rows.sort(key=lambda row: order[row.arm, row.unit_id])
-    verdict, judged = judge(claim, rows)
-    result = ClaimResult(
-        slug=slug,
-        scale=scale,
-        verdict=verdict,
-        claims=judged,
-        rows=rows,
-        controls=list(claim.controls),
-        data=sets,
-        config=config.model_dump(),
-        environment={**environment(), "threads": threads, "jobs": jobs, "on": on},
-        commit=commit,
-        dirty=dirty,
-        code_sha256=code,
-        started=started,
-        seconds=sum(row.seconds for row in rows),  # of computing; cells from the cache count what they took
-    )
-    if out is not None:
-        write_atomic(out / "result.json", result.model_dump_json(indent=1) + "\n")
-    return result
+    found = _rows(claim, configs, cells, code, jobs, on, threads, cache, progress)
+    results = []
+    for config, rows, used, folder in zip(configs, found, sets, folders, strict=True):
+        verdict, judged = judge(claim, rows)
+        result = ClaimResult(
+            slug=slug,
+            scale=scale,
+            verdict=verdict,
+            claims=judged,
+            rows=rows,
+            controls=list(claim.controls),
+            data=used,
+            config=config.model_dump(),
+            environment={**environment(), "threads": threads, "jobs": jobs, "on": on},
+            commit=commit,
+            dirty=dirty,
+            code_sha256=code,
+            started=started,
+            seconds=sum(row.seconds for row in rows),  # of computing; cells from the cache count what they took
+        )
+        if folder is not None:
+            write_atomic(folder / "result.json", result.model_dump_json(indent=1) + "\n")
+        results.append(result)
+    return results
 
 
 def record(result: ClaimResult, folder: Path | None = None) -> Path:
@@ -140,7 +165,7 @@ def load_result(path: Path) -> ClaimResult:
 
 def _rows(
     claim: Claim,
-    config: ClaimConfig,
+    configs: Sequence[ClaimConfig],
     cells: list[tuple[str, int]],
     code: str,
     jobs: int,
@@ -148,26 +173,38 @@ def _rows(
     threads: int,
     cache: Cache,
     progress: Progress,
-) -> Iterator[Row]:
-    arguments = [(claim.slug, arm, unit, config, code, cache.root, threads) for arm, unit in cells]
-    with progress.task(f"{claim.slug}: {len(claim.arms)} arms x {len(cells) // len(claim.arms)} units", len(cells)) as task:
-        rows: Iterable[Row]
+) -> list[list[Row]]:
+    """The rows of each config, in the order of `cells`."""
+    places = [(number, *cell) for number in range(len(configs)) for cell in cells]
+    arguments = [(number, claim.slug, arm, unit, configs[number], code, cache.root, threads) for number, arm, unit in places]
+    found: dict[tuple[int, str, int], Row] = {}
+    what = f"{claim.slug}: {len(claim.arms)} arms x {len(cells) // len(claim.arms)} units"
+    title = what if len(configs) == 1 else f"{what} x {len(configs)} settings"
+    with progress.task(title, len(places)) as task:
+        rows: Iterable[tuple[int, Row]]
         if on == "ray":
 
-            def lost(index: int, reason: str) -> Row:
-                return Row(arm=cells[index][0], unit_id=cells[index][1], status="failed", error=reason, seconds=0.0)
+            def lost(index: int, reason: str) -> tuple[int, Row]:
+                number, arm, unit = places[index]
+                return number, Row(arm=arm, unit_id=unit, status="failed", error=reason, seconds=0.0)
 
-            rows = on_ray.rows_on_ray(_cell, arguments, lost, jobs=jobs)
+            rows = on_ray.rows_on_ray(_numbered, arguments, lost, jobs=jobs)
         elif jobs == 1:
-            rows = (_cell(*one, progress=progress) for one in arguments)
+            rows = (_numbered(*one, progress=progress) for one in arguments)
         else:
-            rows = in_workers(_cell, arguments, jobs=jobs, kept="finished cells are cached")
+            rows = in_workers(_numbered, arguments, jobs=jobs, kept="finished cells are cached")
         try:
-            for row in rows:
+            for number, row in rows:
                 task.advance(1, f"{row.arm} {row.unit_id}: {_glance(row)}")
-                yield row
+                found[number, row.arm, row.unit_id] = row
         except KeyboardInterrupt as error:
             raise Interrupted("stopped; finished cells are cached, the same command goes on from there") from error
+    return [[found[number, *cell] for cell in cells] for number in range(len(configs))]
+
+
+def _numbered(number: int, *cell: Any, **options: Any) -> tuple[int, Row]:
+    """A cell with the number of its config; workers give cells back in the order in which they end."""
+    return number, _cell(*cell, **options)
 
 
 def _cell(
