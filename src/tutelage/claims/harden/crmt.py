@@ -7,7 +7,8 @@ margin term (step 1); CRMT, whole, with the paper's head and with the released o
 and without CRMT. All have the same encoders, data, epochs and attack. Constants were chosen on the validation speaker of a unit
 that no row has: rho 0.2 of 0.2, 0.5 and 2; for each head the rate with the best accuracy under attack, of 0.0125 to 0.2 (0.1
 for ordinary heads, 0.05 for orthogonal ones; two more units agreed). Step 2 keeps the epoch of largest radius among those that
-cost at most half a point of clean accuracy on the unit's own validation speaker, as the sentence asks for matched clean accuracy.
+cost at most half a point of clean accuracy on the unit's own validation speaker, as the sentence asks for matched
+clean accuracy.
 
 Accuracies in per cent; joint_pgd50 is the mean over the grid of eps. The attack is PGD from several random starts, most of them
 on the margin and the rest on cross-entropy; joint_pgd4 is the four-step attack of the released code, on cross-entropy alone.
