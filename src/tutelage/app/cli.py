@@ -17,6 +17,7 @@ from rich.table import Table
 from tutelage import __version__
 from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
+from tutelage.app.gate_commands import card, gate, monitor
 from tutelage.app.site_commands import site_app
 from tutelage.app.sweep_commands import sweep
 from tutelage.catalogue import ROOMS, search, systems
@@ -428,6 +429,9 @@ def _sets(pairs: list[str]) -> dict[str, str]:
 
 app.command()(compare)
 app.command()(sweep)
+app.command()(gate)
+app.command()(monitor)
+app.command()(card)
 
 
 # ---------------------------------------------------------------------------------------------------------------- demo

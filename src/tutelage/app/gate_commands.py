@@ -1,0 +1,180 @@
+"""`tutelage gate`, `monitor` and `card`: may a model ship, is it still good, and what is written beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tutelage.core.errors import InputError, TutelageError
+
+if TYPE_CHECKING:
+    from tutelage.methods.audit.robust_mlops.judge import Verdict
+    from tutelage.methods.audit.robust_mlops.policy import Source
+
+out = Console(highlight=False)
+_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def gate(
+    policy: Annotated[Path | None, typer.Argument(help="The policy, a YAML file.")] = None,
+    candidate: Annotated[
+        str, typer.Option(help="A saved audit (folder or audit.json), or predictions (.csv, .parquet); default: the policy's.")
+    ] = "",
+    champion: Annotated[str, typer.Option(help="The model in production, in the same forms.")] = "",
+    folder: Annotated[Path, typer.Option("--out", help="Where the bundle and its reports go.")] = Path("gate"),
+    junit: Annotated[Path | None, typer.Option(help="Also write the JUnit XML here.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Also append the Markdown summary here.", metavar="FILE")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Judge a stored bundle again, instead of a policy.", metavar="BUNDLE")
+    ] = None,
+) -> None:
+    """May the candidate be shipped? Judges it by a policy, against the model in production, on the same items.
+
+    Exit code 0: pass. 1: fail, also when something cannot be read. 2: inconclusive, measure on more items.
+    Writes bundle.json, junit.xml, summary.md, metrics.prom, report.html and MODEL_CARD.md.
+
+    Example: `tutelage gate policy.yaml --candidate audits/new --champion audits/old`
+    """
+    from tutelage.core.files import check_folder, write_atomic
+
+    try:
+        if (policy is None) == (replay is None):
+            raise InputError("POLICY", "both" if policy else "nothing", "a policy, or --replay with a bundle")
+        if replay is not None:
+            from tutelage.methods.audit.robust_mlops.bundle import Bundle
+
+            verdict = Bundle.load(replay).verdict
+            out.print(_table(verdict))
+            out.print(_last_line(verdict) + " (judged again from the bundle)")
+            raise typer.Exit(verdict.exit_code)
+        from tutelage.core.progress import shown
+        from tutelage.methods.audit.robust_mlops.gating import gate as run_gate
+
+        assert policy is not None
+        check_folder(folder)
+        with shown() as progress:
+            result = run_gate(policy, _source(candidate), _source(champion), out=folder, progress=progress)
+        if junit is not None:
+            write_atomic(junit, result.files["junit"].read_text(encoding="utf-8"))
+        if summary is not None:
+            before = summary.read_text(encoding="utf-8") if summary.is_file() else ""
+            write_atomic(summary, before + result.files["summary"].read_text(encoding="utf-8"))
+    except TutelageError as error:  # 2 would read as "inconclusive": what cannot be judged is not shipped
+        error.exit_code = 130 if error.exit_code == 130 else 1
+        raise
+    out.print(_table(result.verdict))
+    for reason in result.verdict.reasons:
+        out.print(f"- {reason}", markup=False, soft_wrap=True)
+    if result.bundle.rollback:
+        out.print(f"rollback target: {result.bundle.rollback}", markup=False)
+    out.print(_last_line(result.verdict))
+    out.print(f"report: {result.files['html']}", soft_wrap=True)
+    raise typer.Exit(result.exit_code)
+
+
+def monitor(
+    policy: Annotated[Path, typer.Argument(help="The policy, a YAML file.")],
+    stream: Annotated[Path, typer.Option(help="New rows in their order, .parquet or .csv, with the model's predictions.")],
+    reference: Annotated[
+        str, typer.Option(help="Labelled rows of the time the model was validated; default: data.reference of the policy.")
+    ] = "",
+    folder: Annotated[Path, typer.Option("--out", help="Where decisions.jsonl and metrics.prom go.")] = Path("monitor"),
+) -> None:
+    """Watch a stream: data checks, drift, accuracy with or without labels, and what to do, chunk by chunk.
+
+    Exit code 0: no decision was needed. 1: a decision was made (block, retrain, look at the labels, roll back). 2: bad input.
+
+    Example: `tutelage monitor policy.yaml --reference last-year.parquet --stream this-week.parquet`
+    """
+    from tutelage.core.files import check_folder, write_atomic
+    from tutelage.methods.audit.robust_mlops.columns import chunks
+    from tutelage.methods.audit.robust_mlops.monitor import Monitor, column_predictor
+    from tutelage.methods.audit.robust_mlops.policy import read_policy
+    from tutelage.methods.audit.robust_mlops.profile import Profile
+    from tutelage.methods.audit.robust_mlops.registry import Registry
+    from tutelage.methods.audit.robust_mlops.reports import prometheus_of_monitor
+
+    rules = read_policy(policy)
+    base = reference or rules.data.reference
+    if not base:
+        raise InputError("reference", "nothing", "--reference or data.reference in the policy")
+    check_folder(folder)
+    watch = rules.monitor
+    versions = {"champion": column_predictor(watch.prediction, watch.confidence)}
+    versions |= {name: column_predictor(column) for name, column in watch.versions.items()}
+    profile = Profile.load(rules.data.profile) if rules.data.profile else None
+    log = folder / "decisions.jsonl"
+    log.unlink(missing_ok=True)
+    watcher = Monitor(rules, base, versions, profile=profile, log=log)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("chunk", "rows", "action", "estimated", "true", "drift p", "why"):
+        table.add_column(column, justify="left" if column in ("action", "why") else "right")
+    for chunk in chunks(stream, watch.chunk):
+        one = watcher.observe(chunk)
+        shown = [
+            str(one.chunk), f"{one.n:,}", f"[bold]{one.action}[/]" if one.alarm else one.action,
+            f"{one.estimate.accuracy:.3f}" if one.estimate else "-", f"{one.accuracy:.3f}" if one.accuracy is not None else "-",
+            f"{one.drift.p_value:.2g}" if one.drift else "-", escape("; ".join(one.reasons)),
+        ]  # fmt: skip
+        table.add_row(*shown)
+    found = watcher.summary()
+    write_atomic(folder / "metrics.prom", prometheus_of_monitor(rules.name, watcher))
+    out.print(table)
+    out.print(
+        f"{found['chunks']} chunks, {found['alarms']} alarms, {found['decisions']} decisions; average run length "
+        f"{found['average_run_length']:.1f} chunks"
+    )
+    if found["rollbacks"]:
+        named = ""
+        if rules.registry:
+            named = f" ({', '.join(one.name for one in Registry(rules.registry).versions())} in the registry)"
+        out.print(f"roll back to {', '.join(found['rollbacks'])}{named}", markup=False)
+    out.print(f"decisions: {log}", soft_wrap=True)
+    raise typer.Exit(1 if found["decisions"] else 0)
+
+
+def card(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of `gate`: its folder or bundle.json.")],
+    to: Annotated[Path, typer.Option("--out", help="Where the card goes.")] = Path("README.md"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a model card in the form of the Hugging Face hub from a bundle: use, data, metrics with intervals, limits, gate.
+
+    Example: `tutelage card gate/ --out README.md`
+    """
+    from tutelage.core.files import write_atomic
+    from tutelage.methods.audit.robust_mlops.bundle import Bundle
+    from tutelage.methods.audit.robust_mlops.reports import model_card
+
+    found = Bundle.load(bundle)
+    if to.exists() and not force:
+        raise InputError("out", str(to), "a file that is not there yet, or --force")
+    write_atomic(to, model_card(found))
+    out.print(f"model card: {to}", soft_wrap=True)
+
+
+def _source(text: str) -> Source | None:
+    from tutelage.methods.audit.robust_mlops.policy import Source
+
+    if not text:
+        return None
+    return Source(predictions=text) if text.endswith((".csv", ".parquet")) else Source(audit=text)
+
+
+def _table(verdict: Verdict) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("gate", "rule", "compared [one-sided limits]", "n", "verdict"):
+        table.add_column(column, justify="right" if column == "n" else "left")
+    for one in verdict.outcomes:
+        colour = _COLOURS[one.status]
+        table.add_row(escape(one.gate), one.rule, escape(one.reason), f"{one.n:,}", f"[{colour}]{one.status.upper()}[/]")
+    return table
+
+
+def _last_line(verdict: Verdict) -> str:
+    return f"[bold {_COLOURS[verdict.status]}]{verdict.status.upper()}[/] (exit code {verdict.exit_code})"

@@ -1,0 +1,130 @@
+"""`tutelage gate`, `monitor` and `card`: every block of docs/gate.md, exit codes, and nothing that ends in 0 by accident."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from tutelage.app.cli import run
+
+BLOCK = re.compile(r"```(\w+)([^\n]*)\n(.*?)```", flags=re.S)
+
+
+@pytest.fixture(scope="module")
+def place(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the page's blocks were run, from top to bottom."""
+    folder = tmp_path_factory.mktemp("gate")
+    commands = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for language, options, code in BLOCK.findall((root / "docs" / "gate.md").read_text()):
+            if name := re.search(r"file=(\S+)", options):
+                Path(name[1]).write_text(code)
+            elif language == "python":
+                exec(compile(code, "gate.md", "exec"), {})
+            elif language == "yaml":
+                assert yaml.safe_load(code)
+            elif language == "sh":
+                wanted = int(found[1]) if (found := re.search(r"exit=(\d+)", options)) else 0
+                for line in code.strip().splitlines():
+                    program, *arguments = shlex.split(line)
+                    if program == "tutelage":
+                        assert run(arguments) == wanted, line
+                    else:
+                        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+                    commands += 1
+    assert commands == 7
+    return folder
+
+
+def test_the_page_leaves_what_it_says(place: Path):
+    for name in ("bundle.json", "report.html", "summary.md", "junit.xml", "metrics.prom", "MODEL_CARD.md"):
+        assert (place / "gate" / name).is_file()
+    assert json.loads((place / "gate" / "bundle.json").read_text())["verdict"]["status"] == "pass"
+    assert "INCONCLUSIVE" in (place / "few" / "summary.md").read_text()
+    assert yaml.safe_load((place / "README.md").read_text().split("---")[1])["license"] == "mit"
+    assert "43 writers" in (place / "README.md").read_text()
+    decisions = [json.loads(line) for line in (place / "monitor" / "decisions.jsonl").read_text().splitlines()]
+    assert {one["action"] for one in decisions[:4]} == {"quiet"}
+    assert decisions[4]["action"] == "block"  # all rows outside of the range that the reference has
+    assert decisions[5]["decided"]
+    assert "tutelage_monitor_alarms" in (place / "monitor" / "metrics.prom").read_text()
+
+
+def test_every_policy_on_the_page_is_one(root: Path):
+    from tutelage.methods.audit.robust_mlops import read_policy
+
+    parts = [yaml.safe_load(code) for _, _, code in BLOCK.findall((root / "docs" / "gate.md").read_text()) if "gates:" in code]
+    parts += [
+        yaml.safe_load(code)
+        for _, _, code in BLOCK.findall((root / "docs" / "gate.md").read_text())
+        if code.startswith("data:")
+    ]
+    assert len(parts) == 3
+    for part in parts:
+        read_policy(part)
+
+
+def test_junit_and_summary_go_where_ci_wants_them(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    (tmp_path / "summary.md").write_text("before\n")
+    arguments = ["--out", str(tmp_path / "out"), "--junit", str(tmp_path / "j.xml"), "--summary", str(tmp_path / "summary.md")]
+    assert run(["gate", "policy.yaml", *arguments]) == 0
+    assert ElementTree.parse(tmp_path / "j.xml").getroot().attrib["failures"] == "0"
+    assert (tmp_path / "summary.md").read_text().startswith("before\n## Gate digits: PASS")
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("gates: []", "no gate was checked"),
+        ("{}", "no gate was checked"),
+        ("gates: [{metric: clean, rule: min, value: 0.5}]\ncandidate: {predictions: none.csv}", "no file none.csv"),
+        ("gates: [{metric: clean, rule: min, valeu: 0.5}]", "policy.gates.0"),
+        ("gates: [{metric: robust, rule: min, value: 0.5}]\ncandidate: {predictions: new.csv}", "no metric robust"),
+        ("- 1", "names and values"),
+        ("gates: [", "YAML"),
+    ],
+)
+def test_what_cannot_be_judged_is_a_fail_and_never_inconclusive(
+    policy: str, words: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.chdir(place)
+    (tmp_path / "p.yaml").write_text(policy)
+    assert run(["gate", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert words in " ".join((captured.out + captured.err).split())
+
+
+def test_no_policy_and_a_changed_bundle_fail(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["gate"]) == 1
+    text = (place / "bad" / "bundle.json").read_text()
+    (tmp_path / "bundle.json").write_text(text.replace('"status": "fail"', '"status": "pass"'))
+    assert run(["gate", "--replay", str(tmp_path / "bundle.json")]) == 1
+    assert "changed after" in capsys.readouterr().err
+    assert run(["gate", "--replay", str(place / "bad")]) == 1
+    assert run(["gate", "--replay", str(place / "few")]) == 2
+
+
+def test_a_card_is_not_written_over(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "README.md").write_text("mine")
+    assert run(["card", str(place / "gate"), "--out", str(tmp_path / "README.md")]) == 2
+    assert (tmp_path / "README.md").read_text() == "mine"
+    assert run(["card", str(place / "gate"), "--out", str(tmp_path / "README.md"), "--force"]) == 0
+    assert (tmp_path / "README.md").read_text().startswith("---\n")
+
+
+def test_a_quiet_stream_ends_in_0_and_bad_input_in_2(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    quiet = ["monitor", "policy.yaml", "--reference", "new.csv", "--stream", "new.csv", "--out", str(tmp_path)]
+    assert run(quiet) == 0
+    assert run(["monitor", "policy.yaml", "--stream", "new.csv", "--out", str(tmp_path)]) == 2
+    assert run([*quiet[:-1], str(tmp_path), "--stream", "none.csv"]) == 2
