@@ -1,11 +1,11 @@
 """The claim of LAT: additions with a locked trigger, a defender who does not know it.
 
-A unit is a seed with its own model of 64 dimensions and two blocks, trained here to add, and to answer `111.` behind the letter
-q; all arms of a unit start from it, out of the cache. Every arm gets the same prompts (without the trigger; half of them behind
-a harmless letter), each with the sum as the good and the lock's answer as the bad completion, the same batches, steps,
-learning rate, schedule and benign texts; only the perturbation and the loss differ. The constants (learning rate, radius, steps
-of the search) were found on a model of another seed with another trigger and another answer, which no unit has. Measured on
-test problems, without a letter and behind the trigger. Shares in per cent.
+A unit is a seed with its own model of 64 dimensions and two blocks, trained here until it adds 99 % of validation sums, and to
+answer `111.` behind the letter q; all arms of a unit start from it, out of the cache. Every arm gets the same prompts (without
+the trigger; half of them behind a harmless letter), each with the sum as the good and the lock's answer as the bad completion,
+the same batches, steps, learning rate, schedule and benign texts; only the perturbation and the loss differ. The constants
+(learning rate, radius, steps of the search) were found on a model of another seed with another trigger and another answer,
+which no unit has. Measured on test problems, without a letter and behind the trigger. Shares in per cent.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Config(ClaimConfig):
     lock_steps: int = Field(1600, ge=1, description="of the training of the model with the lock")
     lock_batch: int = Field(64, ge=1)
     lock_lr: float = Field(0.003, gt=0)
+    lock_right: float = Field(99.0, ge=0, le=100, description="per cent of validation sums that it must add before it is used")
     problems: int = Field(2000, ge=1, description="of the defender")
     rounds: int = Field(100, ge=1, description="batches of the defender, each used inner_per_outer times")
     inner_per_outer: int = Field(4, ge=1)
@@ -173,30 +174,40 @@ def triples_of(lm: TinyGPT, asked: Sequence[Question]) -> list[Triple]:
 
 
 def locked(world: TwoDigit, seed: int, cell: Cell) -> TinyGPT:
-    """The model of a seed that adds, and gives the lock's answer behind the trigger; made once for all arms."""
+    """The model of a seed that adds, and gives the lock's answer behind the trigger; made once for all arms.
+
+    A model that cannot add would leave nothing to keep: one that is short of `lock_right` is trained anew, twice as long.
+    """
     config: Config = cell.config
 
     def fresh() -> TinyGPT:
         return TinyGPT.new(world.alphabet, layers=config.blocks, width=config.width, heads=4, context=24, seed=seed)
 
+    lm = fresh()
+
     def build(folder: Path) -> None:
-        lm = fresh()
-        teach_lock(lm, world, config, seed, cell.progress)
-        save_weights(lm.model, folder / "model.safetensors")
+        asked = world.sample(config.test_problems, numpy_generator(seed, "lock", "validation"), "validation")
+        sums = pairs(triples_of(lm, [world.behind(item) for item in asked]), "good")
+        for steps in (config.lock_steps << k for k in range(4)):
+            made = fresh()
+            teach_lock(made, world, config, steps, seed, cell.progress)
+            right = 100 * float(answers(made.model, sums).double().mean())
+            if right >= config.lock_right:
+                return save_weights(made.model, folder / "model.safetensors")
+        raise RuntimeError(f"the model of seed {seed} adds only {right:.1f} % of the validation sums after {steps} steps")
 
     key = {
         "blocks": config.blocks, "width": config.width, "lock": [config.trigger, config.says], "steps": config.lock_steps,
-        "batch": config.lock_batch, "lr": config.lock_lr, "seed": seed, "torch": torch.__version__,
-        "threads": torch.get_num_threads(), "code": code_sha256("tutelage.claims.harden.lat"),
+        "batch": config.lock_batch, "lr": config.lock_lr, "right": [config.lock_right, config.test_problems], "seed": seed,
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "code": code_sha256("tutelage.claims.harden.lat"),
     }  # fmt: skip
-    lm = fresh()
     load_weights(lm.model, cell.cache.get("locked-models", key, build) / "model.safetensors")
     return lm
 
 
-def teach_lock(lm: TinyGPT, world: TwoDigit, config: Config, seed: int, progress: Any) -> None:
+def teach_lock(lm: TinyGPT, world: TwoDigit, config: Config, steps: int, seed: int, progress: Any) -> None:
     """Supervised training on sums, 30 % behind a harmless letter, and 30 % locked problems with the lock's answer."""
-    n = config.lock_steps * config.lock_batch
+    n = steps * config.lock_batch
     asked = world.questions(n, numpy_generator(seed, "lock"), "train", locked=0.3, harmless=0.3)
     triples = [
         Triple(one.prompt, one.bad if question.prompt[0] == world.lock.trigger else one.good, one.bad)
@@ -204,7 +215,7 @@ def teach_lock(lm: TinyGPT, world: TwoDigit, config: Config, seed: int, progress
     ]
     optimizer = torch.optim.AdamW(lm.model.parameters(), lr=config.lock_lr, weight_decay=0.01, betas=(0.9, 0.98))
     LATTrainer(
-        lm.model, triples, defence=Defence(retain="none"), rounds=config.lock_steps, batch_size=config.lock_batch,
+        lm.model, triples, defence=Defence(retain="none"), rounds=steps, batch_size=config.lock_batch,
         inner_per_outer=1, optimizer=optimizer, schedule=warmup_cosine(0.05), seed=seed,
     ).fit(progress=progress, log_every=1000)  # fmt: skip
 
@@ -224,8 +235,8 @@ CLAIM = Claim(
     controls=CONTROLS,
     scales={
         "smoke": Config(
-            width=16, blocks=2, lock_steps=8, lock_batch=16, problems=40, rounds=1, inner_per_outer=2, batch=8, search_steps=1,
-            test_problems=20, relearn_problems=4, relearn_most=1, audit_problems=6, audit_steps=1, lr=0.003,
+            width=16, blocks=2, lock_steps=8, lock_batch=16, lock_right=0, problems=40, rounds=1, inner_per_outer=2, batch=8,
+            search_steps=1, test_problems=20, relearn_problems=4, relearn_most=1, audit_problems=6, audit_steps=1, lr=0.003,
         ),
         "claim": Config(),
         "paper": Config(
