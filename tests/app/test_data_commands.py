@@ -35,6 +35,7 @@ NAMES = [
     "minilm",
     "wordnet",
     "furniture",
+    "espeak-ng",
 ]
 
 

@@ -19,6 +19,7 @@ from tutelage.app.compare_commands import compare
 from tutelage.app.data_commands import data_app
 from tutelage.app.gate_commands import card, gate, monitor
 from tutelage.app.site_commands import site_app
+from tutelage.app.speak_command import speak
 from tutelage.app.sweep_commands import sweep
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice, short_path
@@ -428,6 +429,7 @@ def _sets(pairs: list[str]) -> dict[str, str]:
 
 
 app.command()(compare)
+app.command()(speak)
 app.command()(sweep)
 app.command()(gate)
 app.command()(monitor)

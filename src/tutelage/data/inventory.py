@@ -41,7 +41,7 @@ class Entry:
     """
 
     name: str
-    kind: Literal["images", "weights", "text", "points"]
+    kind: Literal["images", "weights", "text", "points", "speech"]
     what: str
     licence: str
     bytes: int
