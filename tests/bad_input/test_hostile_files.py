@@ -77,3 +77,13 @@ def test_a_result_whose_pictures_cannot_be_drawn_still_has_its_page(tmp_path: Pa
     assert "version &lt;b&gt;" in page
     assert "version <b>" not in page
     assert escape(result["claims"][0]["sentence"]).replace("&#x27;", "&#39;") in page
+
+
+def test_a_page_does_not_replace_a_file_that_is_no_page(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "data.npz").write_bytes(b"mine")
+    (tmp_path / "page.HTML").write_text("an old page")
+    assert run(["report", "neur2ro", "--out", str(tmp_path / "data.npz")]) == 2
+    assert capsys.readouterr().err.endswith("data.npz, wanted a new file, or an .html page, which is replaced\n")
+    assert (tmp_path / "data.npz").read_bytes() == b"mine"
+    assert run(["report", "grokking", "--out", str(tmp_path / "page.HTML")]) == 0
+    assert "<html" in (tmp_path / "page.HTML").read_text(encoding="utf-8")

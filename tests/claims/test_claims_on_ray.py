@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,42 @@ def test_the_command_gives_the_rows_of_a_local_run_and_leaves_nothing_behind(tmp
     for a, b in zip(local.rows, on_ray.rows, strict=True):
         assert a.metrics == pytest.approx(b.metrics, rel=1e-4), a.arm
     assert on_ray.verdict == local.verdict
+
+
+def busy_workers(cache: Path) -> list[int]:
+    """Ray's processes of the run with that cache that are computing a cell now."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if (folder / "cmdline").read_bytes().startswith(b"ray::_") and str(cache).encode() in (
+                folder / "environ"
+            ).read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_no_finished_cell(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "TUTELAGE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    words = ["run", "mtard", "--seeds", "2", "--on", "ray", "--jobs", "2", "--out", str(tmp_path / "out")]
+    program = [sys.executable, "-c", "from tutelage.app.cli import main; main()", *words]
+    process = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    stop, killed, finished = time.monotonic() + 300, [], {}
+    while process.poll() is None and time.monotonic() < stop and not killed:
+        manifests = list(cache.glob("cells/[0-9a-f]*/manifest.json"))
+        if len(manifests) >= 3 and (workers := busy_workers(cache)):
+            finished = {path: path.stat().st_mtime_ns for path in manifests}
+            os.kill(workers[0], signal.SIGKILL)
+            killed = workers[:1]
+        time.sleep(0.02)
+    _, said = process.communicate(timeout=300)
+    assert killed
+    assert process.returncode == 0, said
+    rows = load_result(tmp_path / "out").rows
+    assert [row.status for row in rows] == ["ok"] * 24
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
 
 
 # refusals

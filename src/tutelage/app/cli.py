@@ -258,6 +258,8 @@ def report(
     from tutelage.claims.runner import load_result, recorded
     from tutelage.core.errors import MissingError
 
+    if to is not None and to.is_file() and to.suffix.lower() not in (".html", ".htm"):
+        raise InputError("out", str(to), "a new file, or an .html page, which is replaced")
     folder = Path(source)
     if (folder / "audit.json").is_file():
         page = AuditResult.load(folder).to_html(to or folder / "report.html")

@@ -40,7 +40,7 @@ def sweep(
     Each point keeps its own rows and verdict (`tutelage report OUT/000` makes its page). Finished cells are cached: a sweep
     that was stopped goes on where it was.
 
-    Example: `tutelage sweep mtard --over eps=4/255,8/255 --over epochs=5,10 --jobs 4`
+    Example: `tutelage sweep mtard --over eps=0.05,0.1 --over epochs=5,10 --jobs 4`
     """
     from tutelage.claims.claim import get_scale
     from tutelage.claims.sweep import sweep as run_sweep
