@@ -1,0 +1,136 @@
+"""Training a small diffusion model: the loss by hand, dropped prompts, resuming, bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.core.errors import InputError
+from tutelage.core.rng import generator, seeded
+from tutelage.models.diffusion import PromptDenoiser, WordEncoder, noise_schedule
+from tutelage.teaching.clipping import ClippedAdamW
+from tutelage.teaching.denoising import DenoisingLoss, dropped, fit_denoiser
+
+
+class Tiny(nn.Module):
+    """A network of one convolution that adds what the prompt says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.word = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor, t: Tensor, features: Tensor, mask: Tensor) -> Tensor:
+        said = (self.word(features) * mask[..., None]).sum((1, 2))
+        out: Tensor = self.conv(x) + said[:, None, None, None]
+        return out
+
+
+def model(prediction: Any = "eps") -> PromptDenoiser:
+    with seeded(0):
+        return PromptDenoiser(WordEncoder(["a", "b"], 3, 4), Tiny(), noise_schedule(), prediction)
+
+
+def context(seed: int = 0) -> Any:
+    return SimpleNamespace(generator=generator(seed))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_a_network_that_says_the_target_has_no_loss(prediction: Any):
+    seen: dict[str, Tensor] = {}
+
+    class Knows(PromptDenoiser):
+        def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+            a, s = self.schedule.a(t, x), self.schedule.s(t, x)
+            x0 = torch.full_like(x, 0.5)  # every picture is 0.75 in [0, 1]
+            eps = (x - a * x0) / s
+            seen["t"] = t
+            return {"eps": eps, "v": a * eps - s * x0, "x0": x0}[self.prediction]
+
+    knows = Knows(WordEncoder(["a"], 2, 4), Tiny(), noise_schedule(), prediction)
+    batch = (torch.full((64, 1, 2, 2), 0.75), knows.tokenize(["a"] * 64))
+    loss, _ = DenoisingLoss()(knows, batch, context())
+    assert float(loss) < 1e-5
+    assert int(seen["t"].min()) < 100 < 900 < int(seen["t"].max()) < 1000
+
+
+def test_words_are_dropped_and_the_start_token_stays():
+    ids = torch.tensor([[1, 2, 3], [1, 3, 0]])
+    assert dropped(ids, torch.ones_like(ids, dtype=torch.bool)).tolist() == [[1, 0, 0], [1, 0, 0]]
+    assert dropped(ids, torch.tensor([[True, True, False], [False, False, True]])).tolist() == [[1, 0, 3], [1, 3, 0]]
+
+    seen: list[Tensor] = []
+
+    class Looks(PromptDenoiser):
+        def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+            seen.append(ids)
+            return x
+
+    looks = Looks(WordEncoder(["a", "b"], 3, 4), Tiny(), noise_schedule())
+    batch = (torch.rand(4000, 1, 1, 1), looks.tokenize(["a b"] * 4000))
+    DenoisingLoss(0.1, 0.2)(looks, batch, context())
+    kept = seen[0][:, 1:] != 0
+    assert float((~kept).all(1).float().mean()) == pytest.approx(0.1 + 0.9 * 0.04, abs=0.02)
+    assert float(kept[:, 0].float().mean()) == pytest.approx(0.9 * 0.8, abs=0.03)
+    assert bool((seen[0][:, 0] == 1).all())
+
+
+def test_training_lowers_the_loss_and_goes_on_where_it_stopped(tmp_path: Path):
+    images = torch.cat([torch.zeros(16, 1, 4, 4), torch.ones(16, 1, 4, 4)])
+    prompts = ["a"] * 16 + ["b"] * 16
+
+    def run(folder: Path | None) -> tuple[PromptDenoiser, Any]:
+        net = model()
+        return net, fit_denoiser(
+            net, images, prompts, steps=60, batch_size=16, lr=0.02, ema=0.9, checkpoint=folder, checkpoint_every=25
+        )
+
+    whole, result = run(tmp_path)
+    losses = [row["loss"] for row in result.history]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    sorted(tmp_path.glob("step-*.json"))[-1].unlink()
+    again, resumed = run(tmp_path)
+    assert resumed.resumed_from is not None
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_clipped_step_by_hand():
+    weight = nn.Parameter(torch.tensor([0.0, 0.0]))
+    weight.grad = torch.tensor([30.0, 40.0])
+    optimizer = ClippedAdamW([weight], lr=0.1, max_norm=5.0, weight_decay=0.0, betas=(0.0, 0.999), eps=3.0)
+    optimizer.step()
+    # the gradient becomes (3, 4); the first step of Adam is lr g / (|g| + eps)
+    assert torch.allclose(weight, torch.tensor([-0.1 * 3 / 6, -0.1 * 4 / 7]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"prompts": ["a"]}, "prompts"),
+        ({"prompts": ["a", "c"]}, "'c'"),
+        ({"prompts": ["a", "a b a"]}, "3 words"),
+        ({"images": torch.full((2, 1, 4, 4), 3.0)}, "images"),
+        ({"images": torch.zeros(2, 4)}, "images"),
+        ({"batch_size": 3}, "batch_size"),
+        ({"lr": 0.0}, "lr"),
+        ({"null_probability": 2.0}, "null_probability"),
+        ({"denoiser": nn.Linear(1, 1)}, "denoiser"),
+        ({"max_norm": 0.0}, "max_norm"),
+    ],
+)
+def test_bad_input_is_named(change: dict[str, Any], named: str):
+    arguments: dict[str, Any] = {
+        "denoiser": model(),
+        "images": torch.zeros(2, 1, 4, 4),
+        "prompts": ["a", "b"],
+        "steps": 1,
+        "batch_size": 1,
+    }
+    arguments |= change
+    with pytest.raises(InputError, match=named):
+        fit_denoiser(arguments.pop("denoiser"), arguments.pop("images"), arguments.pop("prompts"), **arguments)
