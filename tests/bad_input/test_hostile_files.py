@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from photographed import make_user
 
 from tutelage.app.cli import run
+from tutelage.auditing.audit import audit
 from tutelage.core.errors import InputError, WriteError
 from tutelage.data.readers import read_idx, read_images
 
@@ -87,3 +90,20 @@ def test_a_page_does_not_replace_a_file_that_is_no_page(tmp_path: Path, capsys: 
     assert (tmp_path / "data.npz").read_bytes() == b"mine"
     assert run(["report", "grokking", "--out", str(tmp_path / "page.HTML")]) == 0
     assert "<html" in (tmp_path / "page.HTML").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("key", "value"), [("ci95", [0.5]), ("value", []), ("n", "many")])
+def test_an_audit_with_other_values_is_one_sentence(key: str, value: Any, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "user").mkdir()
+    user = make_user(tmp_path / "user")
+    result = audit(user.model, user.images, threats=["fgsm:linf@0.1"], curve=False, force=True, name="mine")
+    for name in ("one", "two"):
+        result.save(tmp_path / name)
+    about = json.loads((tmp_path / "two" / "audit.json").read_text())
+    about["rows"][0][key] = value
+    (tmp_path / "two" / "audit.json").write_text(json.dumps(about))
+    (tmp_path / "two" / "report.html").unlink()
+    capsys.readouterr()
+    assert run(["report", str(tmp_path / "two")]) == 2
+    assert re.fullmatch(r"error: RUN: got .*two, wanted an audit as `audit` writes it \(\w+: .*\)\n", capsys.readouterr().err)
+    assert not (tmp_path / "two" / "report.html").exists()

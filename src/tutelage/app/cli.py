@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tutelage import __version__
-from tutelage.app.compare_commands import compare
+from tutelage.app.compare_commands import as_saved, compare
 from tutelage.app.data_commands import data_app
 from tutelage.app.gate_commands import card, gate, monitor
 from tutelage.app.site_commands import site_app
@@ -262,7 +262,8 @@ def report(
         raise InputError("out", str(to), "a new file, or an .html page, which is replaced")
     folder = Path(source)
     if (folder / "audit.json").is_file():
-        page = AuditResult.load(folder).to_html(to or folder / "report.html")
+        with as_saved("RUN", source):
+            page = AuditResult.load(folder).to_html(to or folder / "report.html")
     elif (folder / "result.json").is_file():
         result = load_result(folder)
         page = write_claim_report(to or folder / "report.html", load_claim(result.slug), result)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tutelage.core.errors import InputError
+from tutelage.core.errors import InputError, TutelageError
 
 if TYPE_CHECKING:
     from tutelage.auditing.compare import Comparison
@@ -57,10 +58,11 @@ def compare(
         raise InputError("AUDIT", f"{len(paths)} audit", "two or more")
     chosen = check_scale(scale)
     check_folder(folder)
-    comparison = run_compare(
-        _named(paths, "AUDIT"), baselines=_named(baselines or [], "baseline"), scale=chosen, details=details
-    )
-    page = comparison.save(folder)
+    with as_saved("AUDIT", ", ".join([*paths, *(baselines or [])])):
+        comparison = run_compare(
+            _named(paths, "AUDIT"), baselines=_named(baselines or [], "baseline"), scale=chosen, details=details
+        )
+        page = comparison.save(folder)
     for model in comparison.models:
         out.print(f"[bold]{escape(model)}[/] against [bold]{escape(comparison.reference)}[/]")
         out.print(comparison_table(comparison, model))
@@ -71,6 +73,18 @@ def compare(
     for remark in (*comparison.left_out, *comparison.notes):
         out.print(f"[bold yellow]note[/] {escape(remark)}")
     out.print(f"report: {page}", soft_wrap=True)
+
+
+@contextmanager
+def as_saved(argument: str, source: str) -> Iterator[None]:
+    """What a file holds that is no audit of ours, although it looks like one, becomes one sentence that names it."""
+    try:
+        yield
+    except (TutelageError, OSError):
+        raise
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(argument, source, f"an audit as `audit` writes it ({reason})") from error
 
 
 def comparison_table(comparison: Comparison, model: str) -> Table:
