@@ -26,6 +26,7 @@ from tutelage.methods.distill.fastspeech import (
     Voice,
     align,
     attention_faults,
+    attention_skips,
     distill_tts,
     distilled_pairs,
     duration_error,
@@ -33,6 +34,7 @@ from tutelage.methods.distill.fastspeech import (
     focus_rate,
     heard_edits,
     mel_cepstral_distortion,
+    monotonic_path,
     pairs_of,
     robustness,
     say,
@@ -116,6 +118,24 @@ def test_jumps_back_and_left_out_phonemes_are_counted() -> None:
     assert found.skipped(torch.tensor([False, False, False, True, False])) == 0
 
 
+def test_a_monotonic_path_leaves_nothing_out() -> None:
+    # by argmax 0 0 2 2: phoneme 1 gets nothing. Of the paths through all three, 0 0 1 2 has .9 .8 .3 .7, the others less
+    attn = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1], [0.1, 0.3, 0.6], [0.1, 0.2, 0.7]])
+    assert monotonic_path(attn).tolist() == [0, 0, 1, 2]
+    plain = durations_from_attention(attn, text_len=3, mel_len=4)
+    assert plain.durations.tolist() == [2, 0, 2]
+    forced = durations_from_attention(attn, text_len=3, mel_len=7, reduction=2, path="monotonic")
+    assert forced.durations.tolist() == [4, 2, 1]
+    assert (forced.coverage, forced.backward, forced.monotone) == (1.0, 0, True)
+    best = max(
+        ((a, b, c, d) for a in (0,) for b in (0, 1) for c in (b, b + 1) for d in (2,) if c <= 2 and d - c in (0, 1)),
+        key=lambda path: float(torch.stack([attn[s, t].clamp(min=1e-12).log() for s, t in enumerate(path)]).sum()),
+    )
+    assert tuple(monotonic_path(attn).tolist()) == best
+    with pytest.raises(InputError, match=r"^attn: got 2 steps"):
+        monotonic_path(torch.eye(3)[:2])
+
+
 @pytest.mark.parametrize(
     ("attn", "lengths"),
     [
@@ -136,6 +156,7 @@ def test_a_pass_in_evaluation_mode_gives_durations_of_every_recording(corpus: Co
     found = align(net, pairs, batch_size=4)
     assert [int(one.durations.sum()) for one in found] == [len(pair.mel) for pair in pairs]
     assert net.training  # put back
+    assert all(one.coverage == 1.0 and one.monotone for one in align(net, pairs, path="monotonic"))
     again = align(net, pairs[::-1], batch_size=2)[::-1]
     assert [one.durations.tolist() for one in again] == [one.durations.tolist() for one in found]
 
@@ -158,7 +179,7 @@ def test_what_is_kept_replaced_and_dropped(monkeypatch: pytest.MonkeyPatch, symb
         Said(torch.full((6, MEL.bands), 9.0), True, aligned([6, 0])),  # both leave a phoneme out
         Said(torch.full((6, MEL.bands), 9.0), True, aligned([3, 3], backward=3)),
     ]
-    monkeypatch.setattr(training_module, "align", lambda *_: forced)
+    monkeypatch.setattr(training_module, "align", lambda *_, **__: forced)
     monkeypatch.setattr(training_module, "say", lambda *_, **__: own)
     kept, report = distilled_pairs(teacher(symbols), pairs, min_focus=0.5, min_coverage=1.0)
     assert [(one.mel[0, 0].item(), one.durations.tolist()) for one in kept if one.durations is not None] == [
@@ -334,8 +355,11 @@ def test_attention_faults_count_texts_once() -> None:
         Said(torch.zeros(3, 2), True, skip),
         Said(torch.zeros(3, 2), True, aligned([2, 0, 1], backward=2)),
     ]
-    assert attention_faults(said, texts, silent=[]) == 75.0
-    assert attention_faults(said, texts, silent=[2]) == 50.0  # the left out one is a pause
+    assert attention_faults(said) == 50.0  # one never stopped, one went back; a single short phoneme is no fault
+    assert attention_skips(said, texts, silent=[]) == pytest.approx(100 * 2 / 12)
+    assert attention_skips(said, texts, silent=[2]) == 0.0  # the left out one is a pause
+    assert attention_faults([Said(torch.zeros(3, 2), True, aligned([1, 0, 0, 0, 2]))]) == 100.0
+    assert aligned([1, 0, 0, 2, 0]).longest_gap == 2
 
 
 def test_distances_of_durations_and_spectrograms() -> None:

@@ -36,6 +36,7 @@ from tutelage.data.utterances import Corpus, Symbols, Utterance, spoken_corpus
 from tutelage.methods.distill.fastspeech.measure import (
     Spoken,
     attention_faults,
+    attention_skips,
     duration_error,
     heard_edits,
     mel_cepstral_distortion,
@@ -81,11 +82,11 @@ class Config(ClaimConfig):
     frame_noise: float = Field(0.1, ge=0, description="noise on the frames that the teacher sees while it learns")
     teacher_steps: int = Field(2500, ge=1)
     teacher_lr: float = Field(1e-3, gt=0)
-    student_steps: int = Field(1200, ge=1)
+    student_steps: int = Field(1000, ge=1)
     student_lr: float = Field(1e-3, gt=0)
     batch_size: int = Field(16, ge=1)
     warmup: int = Field(400, ge=1)
-    min_coverage: float = Field(0.9, ge=0, le=1, description="of an alignment that is learnt from")
+    min_coverage: float = Field(0.7, ge=0, le=1, description="of an alignment that is learnt from")
     max_backward: int = Field(2, ge=0, description="jumps backwards in an alignment that is learnt from")
     recogniser_width: int = Field(128, ge=4)
     recogniser_steps: int = Field(1500, ge=1)
@@ -120,7 +121,8 @@ def cell(cell: Cell) -> Mapping[str, float]:
         found |= timing(model, heldout, config)
     said = spoken["hard"].said
     if said is not None:
-        found["attention_faults"] = attention_faults(said, tokens(hard), silent)
+        found["attention_faults"] = attention_faults(said)
+        found["attention_skips"] = attention_skips(said, tokens(hard), silent)
     on_hard = robustness(heard_edits(heard_by, tokens(hard), spoken["hard"].mels, silent))
     on_heldout = robustness(heard_edits(heard_by, tokens(heldout), spoken["heldout"].mels, silent))
     return {
@@ -392,6 +394,7 @@ CLAIM = Claim(
         "heldout_phone_error_rate": "phone error rate on held-out sentences, %",
         "heldout_mcd": "cepstral distance to recordings, dB",
         "attention_faults": "hard sentences with faulty attention, %",
+        "attention_skips": "phonemes of hard sentences without attention, %",
         "duration_error": "duration error a phoneme, ms",
         "speed_error": "length error at alpha 0.5 and 1.3, %",
     },

@@ -22,8 +22,8 @@ pauses get a factor of their own. A phoneme cannot be skipped or said twice unle
 
 Where paper and others differ: the paper rounds each phoneme alone, `carry_error=True` keeps the total; the 1 inside the
 logarithm of (6) is ESPnet's, as a duration may be 0; gradients of (6) go from the predictor into the encoder, as in the
-paper (`detach_durations` stops them). Of ours: `mse` in (6) can be `l1`; a faulty utterance of the teacher is replaced by its
-recording, or dropped, and the report counts both.
+paper (`detach_durations` stops them). Of ours: `mse` in (6) can be `l1`; `path="monotonic"` in (2) leaves no phoneme out; a
+faulty utterance of the teacher is replaced by its recording, or dropped, and the report counts both.
 
 Example::
 
@@ -48,10 +48,16 @@ Example::
     print(report.kept, said.seconds)  # said.write("cat.wav") makes it audible
 """
 
-from tutelage.methods.distill.fastspeech.alignment import AlignmentResult, durations_from_attention, focus_rate
+from tutelage.methods.distill.fastspeech.alignment import (
+    AlignmentResult,
+    durations_from_attention,
+    focus_rate,
+    monotonic_path,
+)
 from tutelage.methods.distill.fastspeech.measure import (
     Robustness,
     attention_faults,
+    attention_skips,
     duration_error,
     heard_edits,
     mel_cepstral_distortion,
@@ -90,6 +96,7 @@ __all__ = [
     "Voice",
     "align",
     "attention_faults",
+    "attention_skips",
     "distill_tts",
     "distilled_pairs",
     "duration_error",
@@ -98,6 +105,7 @@ __all__ = [
     "heard_edits",
     "length_regulate",
     "mel_cepstral_distortion",
+    "monotonic_path",
     "pairs_of",
     "robustness",
     "say",

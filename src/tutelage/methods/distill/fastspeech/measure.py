@@ -86,15 +86,22 @@ def robustness(edits: Sequence[Edits]) -> Robustness:
     return Robustness(100 * error_rate(edits), 100 * faulty / n, 100 * sum(skips) / n, 100 * sum(repeats) / n, n)
 
 
-def attention_faults(said: Sequence[Said], texts: Sequence[Tensor], silent: Sequence[int]) -> float:
-    """Per cent of texts whose attention left out a phoneme, went back by two or more, or never came to an end."""
-    bad = 0
+def attention_faults(said: Sequence[Said]) -> float:
+    """Per cent of texts whose attention left out three phonemes in a row, went back by two or more, or never came to an end."""
+    bad = [not one.stopped or one.alignment.backward > 0 or one.alignment.longest_gap >= RUN for one in said]
+    return 100 * sum(bad) / len(said)
+
+
+def attention_skips(said: Sequence[Said], texts: Sequence[Tensor], silent: Sequence[int]) -> float:
+    """Per cent of the phonemes of all texts, pauses aside, that no frame looked at most."""
+    skipped = total = 0
     for one, text in zip(said, texts, strict=True):
         quiet = torch.zeros_like(text, dtype=torch.bool)
         for symbol in silent:
             quiet |= text == symbol
-        bad += not one.stopped or one.alignment.backward > 0 or one.alignment.skipped(quiet) > 0
-    return 100 * bad / len(said)
+        skipped += one.alignment.skipped(quiet)
+        total += int((~quiet).sum())
+    return 100 * skipped / max(1, total)
 
 
 def mel_cepstral_distortion(a: Tensor, b: Tensor, coefficients: int = 13) -> float:

@@ -15,7 +15,7 @@ from tutelage.core.errors import InputError
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import derive, generator
 from tutelage.data.utterances import Corpus, Symbols
-from tutelage.methods.distill.fastspeech.alignment import AlignmentResult, durations_from_attention
+from tutelage.methods.distill.fastspeech.alignment import AlignmentResult, Path, durations_from_attention
 from tutelage.models.speech.fastspeech import FastSpeech
 from tutelage.models.speech.transformer_tts import TransformerTTS
 from tutelage.teaching.fit import FitResult, Objective, fit
@@ -122,8 +122,10 @@ def _fitted(
 
 
 @torch.no_grad()
-def align(teacher: TransformerTTS, pairs: Sequence[Pair], *, batch_size: int = 32) -> list[AlignmentResult]:
-    """Durations of each pair from a teacher-forced pass in evaluation mode, without dropout."""
+def align(
+    teacher: TransformerTTS, pairs: Sequence[Pair], *, batch_size: int = 32, path: Path = "argmax"
+) -> list[AlignmentResult]:
+    """Durations of each pair, by a teacher-forced pass in evaluation mode. path: see `durations_from_attention`."""
     check_pairs(pairs)
     before, found = teacher.training, []
     teacher.eval()
@@ -132,12 +134,16 @@ def align(teacher: TransformerTTS, pairs: Sequence[Pair], *, batch_size: int = 3
             batch = collate(pairs[start : start + batch_size])
             attention = teacher(batch.tokens, batch.token_lens, batch.mel, batch.mel_lens).attention
             for row, text_len, mel_len in zip(attention, batch.token_lens.tolist(), batch.mel_lens.tolist(), strict=True):
-                found.append(
-                    durations_from_attention(row, text_len=text_len, mel_len=mel_len, reduction=teacher.config.reduction)
-                )
+                found.append(_aligned(row, text_len, mel_len, teacher.config.reduction, path))
     finally:
         teacher.train(before)
     return found
+
+
+def _aligned(attention: Tensor, text_len: int, mel_len: int, reduction: int, path: Path) -> AlignmentResult:
+    """A monotonic path needs a step for each phoneme; an utterance that is too short for it is faulty, and shows it."""
+    path = path if -(-mel_len // reduction) >= text_len else "argmax"
+    return durations_from_attention(attention, text_len=text_len, mel_len=mel_len, reduction=reduction, path=path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +162,7 @@ def say(
     frames_per_symbol: float = 20.0,
     batch_size: int = 32,
     cache: bool = True,
+    path: Path = "argmax",
     each: Callable[[int], None] | None = None,
 ) -> list[Said]:
     """The teacher's own speech for texts (T,) of symbols, each at most `frames_per_symbol` T + 40 frames long."""
@@ -174,7 +181,7 @@ def say(
             own = int(frames_per_symbol * len(texts[i])) + 40
             stopped = bool(out.stopped[k]) and n <= own  # the limit is each text's own, whatever its batch
             n = min(n, own)
-            result = durations_from_attention(out.attention[k], text_len=len(texts[i]), mel_len=n, reduction=reduction)
+            result = _aligned(out.attention[k], len(texts[i]), n, reduction, path)
             found[i] = Said(out.mel[k, :n].clone(), stopped, result)
         if each is not None:
             each(len(rows))
@@ -217,26 +224,29 @@ def distilled_pairs(
     *,
     sequence_level: bool = True,
     min_focus: float = 0.0,
-    min_coverage: float = 0.9,
+    min_coverage: float = 0.7,
     max_backward: int = 2,
+    path: Path = "argmax",
     progress: Progress = QUIET,
 ) -> tuple[list[Pair], Report]:
     """Pairs with durations for the student, from `pairs` with or without them, and what was kept: eqs. (1) to (3).
 
     sequence_level: take the teacher's own spectrogram of each text and its durations; where the teacher did not stop or its
     alignment is faulty, the recording with the durations of a teacher-forced pass. What is faulty there too is dropped.
+    min_coverage: with two frames a step even the best path leaves some short phonemes out. Raises InputError where nothing
+    is left.
     """
     check_pairs(pairs)
     for name, value in (("min_focus", min_focus), ("min_coverage", min_coverage)):
         check_number(name, value, "a share from 0 to 1", low=0.0, high=1.0)
     check_integer("max_backward", max_backward, low=0)
-    forced = align(teacher, pairs)
+    forced = align(teacher, pairs, path=path)
     own: list[Said | None] = [None] * len(pairs)
     if sequence_level:
         before = teacher.training
         teacher.eval()
         with progress.task("the teacher speaks", len(pairs)) as task:
-            own = list(say(teacher, [pair.tokens for pair in pairs], each=task.advance))
+            own = list(say(teacher, [pair.tokens for pair in pairs], path=path, each=task.advance))
         teacher.train(before)
     kept, dropped, distilled = [], dict[str, int](), 0
     for pair, alignment, said in zip(pairs, forced, own, strict=True):
@@ -247,6 +257,9 @@ def distilled_pairs(
             dropped[reason] = dropped.get(reason, 0) + 1
         else:
             kept.append(Pair(pair.tokens, pair.mel, alignment.durations))
+    if not kept:
+        reasons = ", ".join(f"{count} with {reason}" for reason, count in dropped.items())
+        raise InputError("teacher", f"no usable alignment ({reasons})", "a teacher that has learnt to align: train it longer")
     n = len(pairs)
     focus = sum(one.focus for one in forced) / n
     coverage = sum(one.coverage for one in forced) / n
@@ -260,8 +273,9 @@ def distill_tts(
     *,
     sequence_level: bool = True,
     min_focus: float = 0.0,
-    min_coverage: float = 0.9,
+    min_coverage: float = 0.7,
     max_backward: int = 2,
+    path: Path = "argmax",
     training: SpeechTraining | None = None,
     objective: Objective | None = None,
     seed: int = 0,
@@ -278,11 +292,8 @@ def distill_tts(
         raise InputError("student", got, f"the teacher's {teacher.config.symbols} symbols and {teacher.config.bands} bands")
     kept, report = distilled_pairs(
         teacher, pairs, sequence_level=sequence_level, min_focus=min_focus, min_coverage=min_coverage,
-        max_backward=max_backward, progress=progress,
+        max_backward=max_backward, path=path, progress=progress,
     )  # fmt: skip
-    if not kept:
-        reasons = ", ".join(f"{count} with {reason}" for reason, count in report.dropped.items())
-        raise InputError("teacher", f"no usable alignment ({reasons})", "a teacher that has learnt to align: train it longer")
     result = train_student(student, kept, training, objective=objective, seed=seed, progress=progress)
     return replace(report, history=result.history)
 
