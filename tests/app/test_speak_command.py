@@ -74,7 +74,7 @@ def test_a_run_leaves_sounds_and_a_voice(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "run"
     assert run(["run", "fastspeech", "--out", str(folder)]) == 0
     names = {path.name for path in (folder / "sounds").glob("*.wav")}
-    assert {"espeak-ng.wav", "autoregressive-teacher.wav", "fastspeech-student.wav", "uniform-durations.wav"} <= names
+    assert {"true-voice.wav", "autoregressive-teacher.wav", "fastspeech-student.wav", "uniform-durations.wav"} <= names
     wave, rate = soundfile.read(io.BytesIO((folder / "sounds" / "fastspeech-student.wav").read_bytes()))
     assert rate == 16000
     assert len(wave) > 0

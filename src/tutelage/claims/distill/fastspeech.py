@@ -97,7 +97,7 @@ class Config(ClaimConfig):
         return MelConfig(16000, self.bands, self.hop, 1024)
 
 
-ARMS = ("espeak-ng", "autoregressive-teacher", "fastspeech-student", "recordings-student", "uniform-durations")
+ARMS = ("true-voice", "autoregressive-teacher", "fastspeech-student", "recordings-student", "uniform-durations")
 SPEEDS = (0.5, 1.3)
 MODULE = "tutelage.claims.distill.fastspeech"
 
@@ -111,8 +111,9 @@ def cell(cell: Cell) -> Mapping[str, float]:
     silent = [int(symbols.encode([PAUSE])[0])] if PAUSE in symbols.names else []
     hard, heldout = pairs_of(data["hard"], symbols, durations=True), pairs_of(data["heldout"], symbols, durations=True)
     found: dict[str, float] = {}
-    if cell.arm == "espeak-ng":
+    if cell.arm == "true-voice":
         spoken = {"hard": Spoken([one.mel for one in hard]), "heldout": Spoken([one.mel for one in heldout])}
+        found["heldout_mcd"] = 0.0  # it is the recordings
     else:
         model = trained(cell.arm, cell.unit, config, cell.cache, data, symbols, cell.progress)
         spoken = {"hard": speak_all(model, tokens(hard)), "heldout": speak_all(model, tokens(heldout))}
@@ -332,8 +333,7 @@ def data(config: Config) -> list[dict[str, Any]]:
         {"name": f"{who.name}: {named[part]}", "split": part, "n": len(lines), **made} for part, lines in texts(config).items()
     ]
     if config.speaker == "espeak-ng":
-        files = {file.name: file.sha256 for name in ("wordnet", "espeak-ng") for file in HOMES[name].files}
-        found[0]["files"] = len(files)
+        found.append({"name": "WordNet 3.0 (the texts)", "split": "all", "n": len(HOMES["wordnet"].files), "kind": "file"})
     return found
 
 
@@ -387,7 +387,7 @@ CLAIM = Claim(
             "heldout_mcd", "fastspeech-student", "autoregressive-teacher", kind="noninferiority", better="lower", margin=-0.3,
         ),
     ),
-    axes=("heldout_phone_error_rate", "hard_sentence_phone_error_rate"),
+    axes=("heldout_mcd", "hard_sentence_phone_error_rate"),
     metric_labels={
         "hard_sentence_phone_error_rate": "phone error rate on hard sentences, %",
         "hard_faulty_sentences": "hard sentences with a skip or repeat as heard, %",

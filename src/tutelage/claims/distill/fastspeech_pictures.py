@@ -30,7 +30,7 @@ def spoken(result: ClaimResult, cache: Cache | None = None) -> dict[str, Speech]
     config, cache = Config.model_validate(result.config), cache or Cache.default()
     real = spoken_utterance(speaker(config.speaker), TEXT, config.mel)
     durations = real.durations if real.durations is not None else torch.zeros(0)
-    found = {"espeak-ng": Speech(TEXT, real.mel, real.phonemes, durations, config.mel)}
+    found = {"true-voice": Speech(TEXT, real.mel, real.phonemes, durations, config.mel)}
     for arm in MODELS:
         voice = _voice(arm, result, config, cache)
         found[arm] = voice.synthesize(TEXT)
