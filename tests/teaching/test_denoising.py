@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.core.errors import InputError
 from tutelage.core.rng import generator, seeded
-from tutelage.models.diffusion import PromptDenoiser, WordEncoder, noise_schedule
+from tutelage.models.diffusion import NoiseSchedule, PromptDenoiser, WordEncoder, noise_schedule
 from tutelage.teaching.clipping import ClippedAdamW
 from tutelage.teaching.denoising import DenoisingLoss, dropped, fit_denoiser
 
@@ -56,6 +56,28 @@ def test_a_network_that_says_the_target_has_no_loss(prediction: Any):
     loss, _ = DenoisingLoss()(knows, batch, context())
     assert float(loss) < 1e-5
     assert int(seen["t"].min()) < 100 < 900 < int(seen["t"].max()) < 1000
+
+
+def test_the_weight_of_an_error_by_hand():
+    class Off(PromptDenoiser):
+        """Wrong by 0.1 everywhere, at one level."""
+
+        def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+            a, s = self.schedule.a(t, x), self.schedule.s(t, x)
+            eps = (x - a * 0.5) / s
+            right = {"eps": eps, "v": a * eps - s * 0.5, "x0": torch.full_like(x, 0.5)}[self.prediction]
+            return right + 0.1
+
+    def loss(prediction: Any, weighting: Any) -> float:
+        schedule = NoiseSchedule(torch.tensor([0.36, 0.36 - 1e-9], dtype=torch.float64))  # a = 0.6, s = 0.8
+        off = Off(WordEncoder(["a"], 2, 4), Tiny(), schedule, prediction)
+        batch = (torch.full((8, 1, 2, 2), 0.75), off.tokenize(["a"] * 8))
+        return float(DenoisingLoss(weighting=weighting)(off, batch, context())[0])
+
+    assert loss("eps", "own") == pytest.approx(0.01, rel=1e-3)
+    assert loss("eps", "v") == pytest.approx(0.01 / 0.36, rel=1e-3)
+    assert loss("x0", "v") == pytest.approx(0.01 / 0.64, rel=1e-3)
+    assert loss("v", "v") == pytest.approx(0.01, rel=1e-3)
 
 
 def test_words_are_dropped_and_the_start_token_stays():
@@ -119,6 +141,7 @@ def test_the_clipped_step_by_hand():
         ({"batch_size": 3}, "batch_size"),
         ({"lr": 0.0}, "lr"),
         ({"null_probability": 2.0}, "null_probability"),
+        ({"weighting": "snr"}, "weighting"),
         ({"denoiser": nn.Linear(1, 1)}, "denoiser"),
         ({"max_norm": 0.0}, "max_norm"),
     ],

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from tutelage.core.checks import check_integer, check_number, check_positive
+from tutelage.core.checks import check_choice, check_integer, check_number, check_positive
 from tutelage.core.errors import InputError
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import generator, normal
@@ -21,19 +21,25 @@ from tutelage.teaching.clipping import ClippedAdamW
 from tutelage.teaching.fit import Context, FitResult, Validate, fit
 from tutelage.teaching.schedules import Schedule, constant
 
+LEAST = 0.2  # that an error is divided by: it counts at most 25 times
+
 
 @dataclass(frozen=True)
 class DenoisingLoss:
     """The mean squared error of what a PromptDenoiser says at x_t, t ~ U{0 .. T-1} (Ho 2020); batches (x in [0, 1], ids).
 
     null_probability: of a prompt dropped whole, so that guidance has something to stand against. word_probability: of each
-    word dropped by itself, so that prompts that leave something open are known too.
+    word dropped by itself, so that prompts that leave something open are known too. weighting: "own", the error of what the
+    network says; "v", that error as one of v, whatever it says (of eps it is divided by a_t), but divided by no less than 0.2:
+    then high levels, where a picture's content is decided, count as much as low ones.
     """
 
     null_probability: float = 0.1
     word_probability: float = 0.0
+    weighting: Literal["own", "v"] = "own"
 
     def __post_init__(self) -> None:
+        check_choice("weighting", self.weighting, ("own", "v"))
         check_number("null_probability", self.null_probability, "a probability", low=0, high=1)
         check_number("word_probability", self.word_probability, "a probability", low=0, high=1)
 
@@ -48,7 +54,10 @@ class DenoisingLoss:
         drop = drop | (torch.rand(ids.shape, generator=ctx.generator) < self.word_probability)
         kept = dropped(ids, drop.to(ids.device))
         said = model(schedule.add_noise(x0, noise, t), t, kept)
-        return (said - schedule.target(denoiser.prediction, x0, noise, t)).square().mean(), {}
+        error = said - schedule.target(denoiser.prediction, x0, noise, t)
+        if self.weighting == "v" and denoiser.prediction != "v":
+            error = error / (schedule.a(t, x0) if denoiser.prediction == "eps" else schedule.s(t, x0)).clamp_min(LEAST)
+        return error.square().mean(), {}
 
 
 def dropped(ids: Tensor, where: Tensor) -> Tensor:
@@ -69,6 +78,7 @@ def fit_denoiser(
     schedule: Schedule = constant,
     null_probability: float = 0.1,
     word_probability: float = 0.0,
+    weighting: Literal["own", "v"] = "own",
     ema: float | None = 0.995,
     max_norm: float = 1.0,
     validate: Validate | None = None,
@@ -80,7 +90,8 @@ def fit_denoiser(
 ) -> FitResult:
     """Train `denoiser` in place on images (N, C, H, W) in [0, 1], uint8 or float32, each with its prompt; AdamW.
 
-    Resumable with `checkpoint`, as `fit` says. It comes back in eval mode with the averaged weights.
+    null_probability, word_probability, weighting: see `DenoisingLoss`. Resumable with `checkpoint`, as `fit` says. It comes
+    back in eval mode with the averaged weights.
     Raises InputError before anything is computed: lengths that differ, prompts the encoder cannot take.
     """
     if not isinstance(denoiser, PromptDenoiser):
@@ -101,7 +112,7 @@ def fit_denoiser(
     loader = DataLoader(data, batch_size=None, sampler=batches, generator=torch.Generator())
     return fit(
         denoiser,
-        DenoisingLoss(null_probability, word_probability),
+        DenoisingLoss(null_probability, word_probability, weighting),
         loader,
         steps=steps,
         optimizer=ClippedAdamW([p for p in denoiser.parameters() if p.requires_grad], lr, max_norm=max_norm, weight_decay=0.0),

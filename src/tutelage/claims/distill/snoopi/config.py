@@ -30,7 +30,7 @@ class Config(ClaimConfig):
     teacher_lr: float = Field(1e-3, gt=0)
     teacher_ema: float = Field(0.995, gt=0, lt=1)
     word_probability: float = Field(0.15, ge=0, lt=1, description="of a word dropped while a teacher is trained")
-    judge_epochs: int = Field(3, ge=1)
+    judge_epochs: int = Field(12, ge=1)
     steps: int = Field(500, ge=1, description="of a student")
     batch_size: int = Field(32, ge=1)
     lr: float = Field(1e-4, gt=0)

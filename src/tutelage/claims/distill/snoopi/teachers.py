@@ -65,8 +65,8 @@ def teacher(config: Config, backbone: Backbone, cache: Cache, progress: Progress
         data, model = part(config, "train"), fresh(config, backbone)
         fit_denoiser(
             model, data.images, data.prompts, steps=config.teacher_steps, batch_size=config.teacher_batch, lr=config.teacher_lr,
-            schedule=warmup_cosine(0.05), word_probability=config.word_probability, ema=config.teacher_ema, progress=progress,
-            name=f"teacher {backbone}",
+            schedule=warmup_cosine(0.05), word_probability=config.word_probability, weighting="v", ema=config.teacher_ema,
+            progress=progress, name=f"teacher {backbone}",
         )  # fmt: skip
         save_weights(model, folder / "teacher.safetensors")
 
@@ -106,8 +106,9 @@ def judge(config: Config, cache: Cache) -> Judge:
 
     def build(folder: Path) -> None:
         data, net = part(config, "train"), empty()
-        optimizer = AdamW(net.parameters(), 2e-3)
+        optimizer = AdamW(net.parameters(), 3e-3)
         for epoch in range(config.judge_epochs):
+            optimizer.param_groups[0]["lr"] = 3e-3 * (1 - epoch / config.judge_epochs)
             order = torch.randperm(len(data), generator=generator(0, "judge", epoch))
             for start in range(0, len(order), 128):
                 rows = order[start : start + 128]
