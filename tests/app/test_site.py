@@ -134,13 +134,13 @@ def test_no_page_weighs_300_kilobytes(site: Path):
 
 
 def test_without_docs_the_pages_say_what_the_package_knows(tmp_path: Path):
-    made = build_site(tmp_path / "out")
+    build_site(tmp_path / "out")
     page = (tmp_path / "out" / "systems" / "mtard.html").read_text()
     assert "arXiv 2306.16170" in page
     assert 'id="verdict"' in page
     assert 'id="docstring"' in page
     assert "guides/" not in page
-    assert made.pages < len(systems()) + 20
+    assert [path.name for path in (tmp_path / "out" / "guides").iterdir()] == ["index.html"]
 
 
 # -------------------------------------------------------------------------------------------------------------- values
@@ -442,6 +442,20 @@ def test_what_is_had_and_what_is_wanted_are_looked_for_apart(page: Page, address
 
 
 @needs_browser
+def test_names_of_the_api_are_found_from_the_search(page: Page, address: str):
+    page.open(f"{address}/index.html?q=FGSM")
+    link = "[...document.querySelectorAll('#page-results a')].pop().getAttribute('href')"
+    assert page.js(link) == "api/index.html?name=FGSM"
+    page.open(f"{address}/{page.js(link)}")
+    left = "[...document.querySelectorAll('.module:not([hidden]) a')].map(one => one.textContent)"
+    assert "tutelage.threats.engine" in page.js(left)
+    assert "tutelage.data.worlds" not in page.js(left)
+    page.open(f"{address}/api/tutelage.threats.engine.html#FGSM")
+    assert "FGSM(budget: Budget" in page.js("document.getElementById('FGSM').parentElement.textContent")
+    assert page.problems == []
+
+
+@needs_browser
 def test_tables_sort_by_number_and_say_so(page: Page, address: str):
     page.open(f"{address}/compare.html")
     column = "[...document.querySelector('table').tBodies[0].rows].map(r => parseFloat(r.cells[4].dataset.sort))"
@@ -527,7 +541,9 @@ ACCESSIBLE = r"""
 })()
 """
 LOOKED_AT = ("index.html", "compare.html", "rooms/distill.html", "systems/mtard.html", "systems/actionmae.html",
-             "guides/index.html", "guides/audit.html", "404.html")  # fmt: skip
+             "guides/index.html", "guides/audit.html", "404.html", "api/index.html",
+    "api/tutelage.threats.budgets.html",
+)  # fmt: skip
 
 
 @needs_browser

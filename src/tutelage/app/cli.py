@@ -18,6 +18,8 @@ from tutelage import __version__
 from tutelage.app.compare_commands import as_saved, compare
 from tutelage.app.data_commands import data_app
 from tutelage.app.gate_commands import card, gate, monitor
+from tutelage.app.init_command import init
+from tutelage.app.plugins import changed, listed, shown, split_changes, split_threats, use
 from tutelage.app.site_commands import site_app
 from tutelage.app.speak_command import speak
 from tutelage.app.sweep_commands import sweep
@@ -28,13 +30,13 @@ from tutelage.core.memory import keep_memory
 if TYPE_CHECKING:
     from tutelage.auditing.result import AuditResult, AuditRow
     from tutelage.claims.claim import ClaimResult
+    from tutelage.core.plugins import MethodInfo, Plugin
 
 # Heavy imports (torch and what stands on it) happen inside the commands, so that `--help` and `list` answer at once.
 
 app = typer.Typer(
     name="tutelage",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Teach models to be robust, and prove how robust they are.\n\n"
@@ -103,6 +105,11 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+def _system_names(incomplete: str) -> list[tuple[str, str]]:
+    """For the completion of the shell: names with what they give."""
+    return [(s.slug, s.want) for s in systems() if s.slug.startswith(incomplete)]
+
+
 # ---------------------------------------------------------------------------------------------------------- catalogue
 
 
@@ -123,15 +130,21 @@ def list_(
         raise InputError("room", room, f"one of {', '.join(ROOMS)}")
     found = [s for s in (search(text) if text else systems()) if room in ("", s.room)]
     states = {s.slug: state_of(s) for s in found}
+    others = listed(room, text.split())
     if as_json:
         entries = [
             {"slug": s.slug, "name": s.name, "room": s.room, "year": s.year, "arxiv": s.arxiv, "title": s.title,
              "have": s.have, "want": s.want, "status": states[s.slug].status, "verdict": states[s.slug].verdict}
             for s in found
         ]  # fmt: skip
+        entries += [
+            {"slug": one["plugin"].name, "name": one["plugin"].name, "room": one["room"], "year": one["year"], "arxiv": "",
+             "title": one["title"], "have": one["have"], "want": one["use"], "status": "plug-in", "verdict": ""}
+            for one in others if one["plugin"].kind == "methods"
+        ]  # fmt: skip
         print(json.dumps(entries, indent=1, ensure_ascii=False))
         return
-    if not found:
+    if not found and not others:
         out.print("No system matches. `tutelage list` shows all of them.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -141,16 +154,33 @@ def list_(
         table.add_row(s.slug, s.room, _coloured(str(states[s.slug])), escape(s.want))
     out.print(table)
     built = sum(state.status != "planned" for state in states.values())
+    if others:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("plug-in", "kind", "package", "what it is"):
+            table.add_column(column, no_wrap=column != "what it is")
+        for one in others:
+            plugin = one["plugin"]
+            kind = f"method, {one['room']}" if plugin.kind == "methods" else plugin.kind.removesuffix("s")
+            table.add_row(plugin.name, kind, escape(plugin.origin), escape(one["use"]))
+        out.print()
+        out.print(table)
     out.print(f"\n{len(found)} systems, {built} built. `tutelage show SYSTEM` tells more.")
 
 
 @app.command()
-def show(slug: Annotated[str, typer.Argument(help="A system of `tutelage list`, such as mtard.")]) -> None:
+def show(
+    slug: Annotated[
+        str, typer.Argument(help="A system or plug-in of `tutelage list`, such as mtard.", autocompletion=_system_names)
+    ],
+) -> None:
     """Show one system: what it is for, its paper, its equations, an example to run, its claim and verdict."""
     from tutelage.claims.claim import get_system
     from tutelage.claims.runner import recorded
     from tutelage.claims.state import state_of
 
+    if slug not in {s.slug for s in systems()} and (plugin := shown(slug)):
+        _print_plugin(*plugin)
+        return
     system = get_system(slug)
     state = state_of(system)
     out.print(f"[bold]{escape(system.name)}[/]  ({system.room}, {_coloured(str(state))})")
@@ -181,12 +211,21 @@ def show(slug: Annotated[str, typer.Argument(help="A system of `tutelage list`, 
     out.print(f"\nRun it: tutelage run {slug} --scale smoke (seconds), --scale claim (the recorded experiment)")
 
 
+def _print_plugin(plugin: Plugin, info: MethodInfo | None, text: str) -> None:
+    out.print(f"[bold]{escape(plugin.name)}[/]  ({plugin.kind.removesuffix('s')} of the package {escape(plugin.origin)})")
+    if info is not None:
+        paper = ", ".join(part for part in (info.title, ", ".join(info.authors), str(info.year or ""), info.url) if part)
+        out.print(f"{escape(paper)}\n\nI have {escape(info.have)}.\nI want {escape(info.want)}.")
+    out.print(f"\n{escape(text)}\n\nUse it: {escape(use(plugin))}")
+    out.print("It comes from another package; no claim of it is recorded here.")
+
+
 # -------------------------------------------------------------------------------------------------------------- claims
 
 
 @app.command("run")
 def run_(
-    slug: Annotated[str, typer.Argument(help="A built system of `tutelage list`.")],
+    slug: Annotated[str, typer.Argument(help="A built system of `tutelage list`.", autocompletion=_system_names)],
     scale: Annotated[
         str, typer.Option(help="smoke (seconds), claim (the experiment), paper (the paper's data and nets).")
     ] = "smoke",
@@ -364,14 +403,19 @@ def audit(
     wanted = [part for part in asked.split(",") if part.strip()]
     if threats is not None and not wanted:
         raise InputError("threats", threats, "at least one threat, such as linf@8/255")
-    for part in wanted:
-        parse_threat(part)
-    corruptions, attributes = split_suites(suite, masks, data)
+    threats_made = split_threats(wanted)
+    for one in threats_made:
+        if isinstance(one, str):
+            parse_threat(one)
+    suites, changes = split_changes([one.strip() for one in suite or []])
+    corruptions, attributes = split_suites(suites, masks, data)
     if corruptions:
         from tutelage.auditing.corruption import chosen
 
         chosen(corruptions)
     sets = _sets(shift or [])
+    if twice := [plugin.name for plugin in changes if plugin.name in sets]:
+        raise InputError("shift", twice[0], "another name: a plug-in's suite has this one")
     for option, value, least in (("n", n, 0), ("size", size, 0), ("batch-size", batch_size, 1), ("jobs", jobs, 1)):
         if value < least:
             raise InputError(option, value, f"at least {least}")
@@ -393,6 +437,9 @@ def audit(
     pictures = read_pictures(data, masks, size, n) if attributes else None
     images = pictures.images if pictures else read_images(Path(data), size=size or None)
     shifts = {key: read_images(Path(path), size=size or None) for key, path in sets.items()}
+    for plugin in changes:
+        part = images.split_off(n, split=images.split)[1] if n and n != len(images) else images
+        shifts[plugin.name] = changed(part, plugin, seed, batch_size)
     parts = read_slices(slices, images.labels) if slices else None
     try:
         net = load_model(model, weights).to(torch.device(device))
@@ -400,7 +447,7 @@ def audit(
         raise InputError("device", device, f"a device of this machine ({error})") from error
     with shown() as progress:
         result = run_audit(
-            net, images, threats=wanted, corruptions=corruptions or None, baseline=baseline, shifts=shifts, slices=parts,
+            net, images, threats=threats_made, corruptions=corruptions or None, baseline=baseline, shifts=shifts, slices=parts,
             n=None if pictures else n or None, batch_size=batch_size, seed=seed, curve=curve, force=force, name=name or model,
             state=folder / "state", jobs=jobs, on=engine, factory=model, progress=progress,
         )  # fmt: skip
@@ -433,6 +480,7 @@ def _sets(pairs: list[str]) -> dict[str, str]:
 
 app.command()(compare)
 app.command()(speak)
+app.command()(init)
 app.command()(sweep)
 app.command()(gate)
 app.command()(monitor)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors, write_atomic
+from tutelage.core.plugins import find_plugin
 from tutelage.models.adapters import Wrapper
 from tutelage.models.black_box import BlackBox
 from tutelage.models.checks import wrapper_for
@@ -31,7 +32,8 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
 
     factory: `package.module:function` (importable, or found from the current folder) or `path/to/file.py:function`;
         the function takes no arguments and returns an `nn.Module`. Or the address of a prediction endpoint,
-        `http://127.0.0.1:8000/predict`, which has no weights (`models.remote.Endpoint`).
+        `http://127.0.0.1:8000/predict`, which has no weights (`models.remote.Endpoint`). Or the name of a model that a
+        plug-in brings (`core.plugins`).
     weights: a `.safetensors` file with exactly the names and shapes of the model's state.
     Raises InputError or MissingError before anything is computed.
     """
@@ -47,14 +49,19 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
             "from_sklearn(joblib.load(...))` (docs/models.md): loading a pickle can run anything, so it is not done here"
         )
         raise InputError("model", factory, wanted)
+    target: object
+    plugin = find_plugin("models", factory) if ":" not in factory else None
     module_name, _, attribute = factory.rpartition(":")
-    if not module_name or not attribute or (module_name.startswith(".") and not module_name.endswith(".py")):
+    if plugin is not None:
+        target = plugin.load()
+    elif not module_name or not attribute or (module_name.startswith(".") and not module_name.endswith(".py")):
         raise InputError("model", factory, "a factory 'package.module:function' or 'file.py:function'")
-    target: object = _import(module_name)
-    for part in attribute.split("."):
-        if not hasattr(target, part):
-            raise InputError("model", factory, f"a function that exists: {module_name!r} has no {attribute!r}")
-        target = getattr(target, part)
+    else:
+        target = _import(module_name)
+        for part in attribute.split("."):
+            if not hasattr(target, part):
+                raise InputError("model", factory, f"a function that exists: {module_name!r} has no {attribute!r}")
+            target = getattr(target, part)
     if isinstance(target, nn.Module):
         model = target
     elif callable(target):

@@ -20,10 +20,12 @@ from markupsafe import Markup
 
 import tutelage
 from tutelage import __version__
+from tutelage.app.plugins import listed
 from tutelage.app.site import plots
 from tutelage.app.site.content import ROOM_PURPOSE, TONES, Entry, entries, search_index
 from tutelage.app.site.feed import feed
 from tutelage.app.site.markdown import Heading, Rendered, code_html, render
+from tutelage.app.site.reference import docstring_html, reference
 from tutelage.catalogue import ROOMS
 from tutelage.core.errors import InputError
 from tutelage.core.files import check_folder, writing
@@ -157,12 +159,16 @@ def _write(site: _Site, url: str) -> None:
     site.write("compare.html", "compare.html.j2", found=in_rooms, margin_plot=plots.margin_plot)
     site.write("guides/index.html", "guides.html.j2", guides=site.guides)
     others = [("guide", guide.rendered.title, guide.url, _guide_words(guide)) for guide in site.guides]
+    _reference_pages(site)
+    if brought := listed("", []):
+        site.write("plugins.html", "plugins.html.j2", found=brought)
+        others += [("plug-in", one["plugin"].name, f"plugins.html#{one['plugin'].name}", str(one["text"])) for one in brought]
     counts = {
         state: sum(entry.filter == state for entry in site.found) for state in (*TONES, "incomplete", "method", "planned")
     }
     site.write("index.html", "index.html.j2", found=site.found, rooms=ROOM_PURPOSE, counts=counts,
                index=search_index(site.found, others), margin_plot=plots.margin_plot,
-               built=sum(entry.state.status != "planned" for entry in site.found))  # fmt: skip
+               built=sum(entry.state.status != "planned" for entry in site.found), brought=brought)  # fmt: skip
     site.write("404.html", "404.html.j2")
     (site.folder / "feed.atom").write_bytes(feed(site.found, url))
     for name in sorted(site.images):
@@ -174,7 +180,8 @@ def _write(site: _Site, url: str) -> None:
 def _guides(site: _Site) -> Iterator[_Guide]:
     if site.docs is None:
         return
-    sources = [path for path in site.docs.rglob("*.md") if "systems" not in path.parts[len(site.docs.parts) : -1]]
+    elsewhere = ("systems", "api")  # both have pages of their own
+    sources = [path for path in site.docs.rglob("*.md") if path.relative_to(site.docs).parts[0] not in elsewhere]
     names = {path: PurePosixPath(path.relative_to(site.docs).as_posix()) for path in sources}
     order = {name: i for i, name in enumerate(FIRST_GUIDES)}
     for path in sorted(sources, key=lambda p: (len(names[p].parts), order.get(p.stem, 99), str(names[p]))):
@@ -206,6 +213,8 @@ def _resolve(site: _Site, source: PurePosixPath, url: str, target: str) -> str |
         return f"{up}images/{place.name}"
     if place.suffix != ".md":
         return None
+    if place.parts[0] == "api":
+        return f"{up}api/index.html"
     own = f"systems/{place.stem}.html" if place.parts[0] == "systems" else _guide_url(place)
     return f"{up}{own}{sharp}{fragment}"
 
@@ -231,6 +240,15 @@ def _size(site: _Site, address: str) -> Markup:
     return Markup(f' width="{sides[0]:.0f}" height="{sides[1]:.0f}"') if sides else Markup("")
 
 
+def _reference_pages(site: _Site) -> None:
+    modules = reference()
+    places = {(m.name, one.name): f"{m.name}.html#{one.anchor}" for m in modules for one in m.names}
+    for module in modules:
+        site.write(module.url, "module.html.j2", module=module, places=places, docstring=docstring_html, signature=code_html)
+    rooms = {room: [m for m in modules if m.room == room] for room in dict.fromkeys(["", *(m.room for m in modules)])}
+    site.write("api/index.html", "api.html.j2", rooms=[(room or "tutelage", found) for room, found in rooms.items()])
+
+
 def _system_page(site: _Site, entry: Entry) -> None:
     source = PurePosixPath("systems") / f"{entry.slug}.md"
     begin, end = f"<!-- verdict:{entry.slug} -->", "<!-- /verdict -->"
@@ -249,10 +267,11 @@ def _system_page(site: _Site, entry: Entry) -> None:
             contents.append(("verdict", "Does it hold here?"))
     if entry.docstring:
         own.append(("docstring", "The method in its own words"))
+    api = entry.state.status != "planned"
     record = entry.record
     site.write(
         entry.url, "system.html.j2", entry=entry, before=parts[0], after=parts[1], picture=picture,
-        size=_size(site, picture or ""), has_place=bool(found),
+        size=_size(site, picture or ""), api=api, has_place=bool(found),
         contents=[*contents, *own], plots=plots.sentence_plots(record.sentences) if record else [],
         margin_plot=plots.margin_plot, command=code_html(f"tutelage run {entry.slug} --scale claim --jobs 2", "sh"),
     )  # fmt: skip

@@ -100,7 +100,7 @@
         (!room.value || item.dataset.room === room.value) && (!state.value || item.dataset.state === state.value));
       for (const item of items.values()) item.hidden = true;
       for (const item of shown) { item.hidden = false; list.append(item); }
-      const others = query ? pagesFor(query) : [];
+      const others = query ? [...pagesFor(query), ["API", `names with “${query}”`, `api/index.html?name=${encodeURIComponent(query)}`]] : [];
       pages.replaceChildren(...others.map(([kind, title, url]) => {
         const item = document.createElement("li"), link = document.createElement("a");
         link.href = url;
@@ -173,6 +173,30 @@
     });
   }
 
+  // ------------------------------------------------------------------------------------------------- names of the API
+  function filtering() {
+    const box = document.getElementById("filter");
+    if (!box) return;
+    const modules = [...document.querySelectorAll(".module")].map((element) => {
+      const names = (element.querySelector(".listed")?.textContent || "").split(", ").filter(Boolean);
+      return [element, names, names.join(" ").toLowerCase()];
+    });
+    box.value = new URLSearchParams(location.search).get("name") || "";
+    const show = () => {
+      const part = box.value.trim().toLowerCase();
+      let modulesLeft = 0, names = 0;
+      for (const [element, all, text] of modules) {
+        element.hidden = !element.dataset.names.includes(part) && !text.includes(part);
+        modulesLeft += !element.hidden;
+        names += all.filter((name) => name.toLowerCase().includes(part)).length;
+      }
+      document.getElementById("filtered").textContent = part ? `${names} names; ${modulesLeft} modules have it` : "";
+    };
+    document.getElementById("filtering").addEventListener("submit", (event) => event.preventDefault());
+    box.addEventListener("input", show);
+    show();
+  }
+
   // ----------------------------------------------------------------------------------------------------------- tables
   function sorting() {
     for (const table of document.querySelectorAll("table.sortable")) {
@@ -199,5 +223,5 @@
     }
   }
 
-  document.addEventListener("DOMContentLoaded", () => { themeButton(); search(); keys(); sorting(); });
+  document.addEventListener("DOMContentLoaded", () => { themeButton(); search(); keys(); sorting(); filtering(); });
 })();
