@@ -1,13 +1,17 @@
 """kill -9 at random moments of a training, of a grid of a claim and of an audit; then the same call again, until it ends.
 
     python tools/soak.py --training 200 --grid 50 --audit 50 --fresh 3 --out docs/soak.json
+    python tools/soak.py --claims 10 --out docs/soak.json      # ten kills of the smoke claim of each built system
     python tools/soak.py --replay training 0.31 0.08      # one trial with these seconds before each kill
 
 What has to hold: the end is, bit for bit, the one of a run that nobody stopped, and no finished cell of a grid is computed
 again. Importing torch takes longer than such a small run, so one process imports everything and forks the others before it
-starts any thread; `--fresh` adds kills of new interpreters. Moments are drawn by `--seed`: half of them over the measured
-length of a whole run, half of them over its progress; every fourth then waits for the next file that is being written and
-hits inside it. The exit code is 1 if anything failed; the seconds before each kill are then printed, for `--replay`.
+starts any thread; `--fresh` adds kills of new interpreters. Which systems are built is asked of the catalogue. What a claim
+measures in seconds differs from run to run; such metrics are told by their names and left out.
+
+Moments are drawn by `--seed`: half of them over the measured length of a whole run, half of them over its progress; every
+fourth then waits for the next file that is being written and hits inside it. The exit code is 1 if anything failed; the
+seconds before each kill are then printed, for `--replay`.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -29,14 +34,16 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import accelerate  # noqa: F401  # imported late by what is run here; once in the parent is enough
 import torch
 import torch._dynamo
-from soak_page import FIGURES, table, write_page
+from soak_page import claims_table, table, write_figures
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -45,13 +52,14 @@ from tutelage.auditing.audit import audit
 from tutelage.auditing.curve import CURVE_FACTORS
 from tutelage.auditing.measure import clean_and_robust
 from tutelage.auditing.state import clear_finished
+from tutelage.catalogue import find, systems
 from tutelage.claims import runner
 from tutelage.claims.claim import Cell, load_claim
 from tutelage.claims.codehash import code_sha256
-from tutelage.claims.distill import mtard
 from tutelage.core import workers as pool
 from tutelage.core.cache import Cache
 from tutelage.core.environment import environment, git_state
+from tutelage.core.errors import MissingError
 from tutelage.core.files import canonical_json, sha256_text, write_json
 from tutelage.data.images import ImageSet, random_flip
 from tutelage.methods.distill.mtard import MTARD, MTARDConfig
@@ -126,16 +134,16 @@ def grid(folder: Path) -> str:
     return canonical_json([[row.arm, row.unit_id, row.status, row.metrics] for row in result.rows])
 
 
-def logged_cells(folder: Path) -> None:
+def logged_cells(folder: Path, slug: str) -> None:
     """From now on (and in forked workers) the start of each cell is written down, and workers are forked, not spawned."""
-    claim = load_claim("mtard")
+    claim = load_claim(slug)
 
     def cell(one: Cell) -> Any:
         with (folder / "started").open("a") as file:
             file.write(f"{one.arm} {one.unit}\n")
         return claim.cell(one)
 
-    mtard.CLAIM = replace(claim, cell=cell)
+    sys.modules[find(slug).claim_module].CLAIM = replace(claim, cell=cell)  # type: ignore[attr-defined]
 
     class Forking:
         def __getattr__(self, name: str) -> Any:
@@ -156,8 +164,24 @@ def finished_cells(folder: Path) -> dict[str, float]:
     return found
 
 
-def grid_share(folder: Path) -> float:
-    return len(list(folder.glob("cache/cells/[0-9a-f]*/manifest.json"))) / len(mtard.ARMS)
+def grid_share(folder: Path, cells: int = 12) -> float:
+    return len(list(folder.glob("cache/cells/[0-9a-f]*/manifest.json"))) / cells
+
+
+TIMES = re.compile(r"(^|_)(s|ms|seconds|minutes|time|speed|speedup|latency|throughput|per_second)(_|$)")
+
+
+def smoke(folder: Path, slug: str) -> str:
+    """The smoke claim of a system, one cell after the other."""
+    result = runner.run_claim(slug, cache=Cache(folder / "cache"), out=folder / "out")
+    if failed := [row for row in result.rows if row.status == "failed"]:
+        raise RuntimeError(f"{failed[0].arm} {failed[0].unit_id}: {failed[0].error}")
+    kept = [
+        [row.arm, row.unit_id, {key: value for key, value in row.metrics.items() if not TIMES.search(key)}]
+        for row in result.rows
+    ]
+    (folder / "modules.json").write_text(json.dumps(sorted(sys.modules)))
+    return canonical_json([kept, result.verdict if not any(TIMES.search(c.metric) for c in result.claims) else ""])
 
 
 def audited(folder: Path) -> str:
@@ -191,9 +215,39 @@ def audit_share(folder: Path) -> float:
 class Job:
     run: Callable[[Path], str]
     share: Callable[[Path], float]
+    slug: str = ""  # of the claim whose cells are watched
 
 
-JOBS = {"training": Job(training, training_share), "grid": Job(grid, grid_share), "audit": Job(audited, audit_share)}
+JOBS = {
+    "training": Job(training, training_share),
+    "grid": Job(grid, grid_share, "mtard"),
+    "audit": Job(audited, audit_share),
+}
+KINDS = tuple(JOBS)
+
+
+def claim_job(slug: str) -> Job:
+    claim = load_claim(slug)
+    cells = len(claim.arms) * claim.units["smoke"]
+    return Job(lambda folder: smoke(folder, slug), lambda folder: grid_share(folder, cells), slug)
+
+
+def built() -> list[str]:
+    """The systems whose claims are built, in the catalogue's order."""
+    found = []
+    for one in systems():
+        with suppress(MissingError):  # planned
+            load_claim(one.slug)
+            found.append(one.slug)
+    return found
+
+
+def import_all(names: list[str]) -> None:
+    """Here, once, what a run imports late."""
+    for name in names:
+        if name not in sys.modules and not name.startswith(("__", "torch._dynamo", "torch._inductor")):
+            with suppress(Exception):  # a part that is not to be imported by itself
+                import_module(name)
 
 
 # one process
@@ -225,8 +279,8 @@ def start(name: str, folder: Path, fresh: bool) -> int:
         with (folder / "output.txt").open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        if name == "grid":
-            logged_cells(folder)
+        if JOBS[name].slug:
+            logged_cells(folder, JOBS[name].slug)
         child(name, folder)
         code = 0
     finally:
@@ -327,7 +381,7 @@ def trial(
                 result.delays.append(round(delay, 4))
                 result.shares.append(min(1.0, JOBS[job].share(folder)))
                 result.inside += bool(half_written(folder))
-            if job == "grid":
+            if JOBS[job].slug:
                 twice = again(folder, settled, logged)
                 result.twice += len(twice)
                 result.problems += [f"computed again: {cell}" for cell in twice]
@@ -399,17 +453,20 @@ def last_words(folder: Path) -> str:
 
 
 def whole(job: str, fresh: bool = False) -> tuple[str, float]:
-    """(outcome, seconds) of a run that nobody stops."""
+    """(outcome, seconds) of a run that nobody stops. What it imported late is imported here, for those that come."""
     folder = Path(tempfile.mkdtemp(prefix=f"soak-{job}-whole-"))
     before = time.monotonic()
     pid = start(job, folder, fresh)
     code = ended(pid, LIMIT)
+    seconds = time.monotonic() - before
     clear_session(pid)
     if code != 0:
         sys.exit(f"{job} failed without any kill: {last_words(folder)}")
     outcome = json.loads((folder / "outcome.json").read_text())["sha256"]
+    if not fresh and (folder / "modules.json").exists():
+        import_all(json.loads((folder / "modules.json").read_text()))
     shutil.rmtree(folder, ignore_errors=True)
-    return outcome, time.monotonic() - before
+    return outcome, seconds
 
 
 def lane(job: str, first: int, step: int, kills: int, expected: str, seconds: float, seed: int, fresh: bool, to: Path) -> None:
@@ -470,10 +527,24 @@ def soak(job: str, kills: int, seed: int, lanes: int, fresh: bool) -> dict[str, 
     }
 
 
+def soak_claims(kills: int, seed: int, lanes: int, slugs: list[str]) -> list[dict[str, Any]]:
+    """`kills` kills of the smoke claim of each of these systems."""
+    results = []
+    for slug in slugs:  # all of them now: what is edited meanwhile is not mixed in
+        JOBS[slug] = claim_job(slug)
+        code_sha256(load_claim(slug).system.claim_module)
+    for slug in slugs:
+        results.append(soak(slug, kills, seed, lanes, False))
+        print(json.dumps({key: value for key, value in results[-1].items() if key != "failures"}), flush=True)
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for job in JOBS:
+    for job in KINDS:
         parser.add_argument(f"--{job}", type=int, default=0, help=f"kills of {job}")
+    parser.add_argument("--claims", type=int, default=0, help="kills of the smoke claim of each built system")
+    parser.add_argument("--systems", nargs="+", metavar="SLUG", help="with --claims: only these")
     parser.add_argument("--fresh", type=int, default=0, help="kills of each job in new interpreters, beside those")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lanes", type=int, default=min(2, os.cpu_count() or 1), help="trials side by side")
@@ -486,41 +557,52 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     code_sha256(load_claim("mtard").system.claim_module)  # once, here: children see the same code, whoever edits meanwhile
-    commit, dirty = git_state()
     if options.replay:
         job, *delays = options.replay
+        if job not in JOBS:
+            JOBS[job] = claim_job(job)
         expected, seconds = whole(job)
         found = trial(job, 0, 0, expected, seconds, random.Random(0), delays=[float(delay) for delay in delays])
         print(json.dumps(asdict(found), indent=1))
         sys.exit(bool(found.problems))
+    about = provenance(options.seed)
     results = []
     for fresh in (False, True):
-        for job in JOBS:
+        for job in KINDS:
             kills = getattr(options, job)
             if kills and fresh:
                 kills = options.fresh
             if kills:
                 results.append(soak(job, kills, options.seed, options.lanes, fresh))
                 print(json.dumps({key: value for key, value in results[-1].items() if key != "failures"}), flush=True)
-    here = environment()
-    found = {
-        "seed": options.seed,
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit + ("+" if dirty else ""),
-        "torch": torch.__version__,
-        "machine": f"{here['platform']}, {os.cpu_count()} cores",
-        "jobs": results,
-    }
-    print(table(found))
+    figures: dict[str, Any] = {}
+    if results:
+        figures = {**about, "jobs": results}
+        print(table(figures))
     failures = [failure for one in results for failure in one["failures"]]
+    if options.claims:
+        found_claims = soak_claims(options.claims, options.seed, options.lanes, options.systems or built())
+        figures["claims"] = {**about, "jobs": found_claims}
+        print(claims_table(figures["claims"]))
+        failures += [failure for one in found_claims for failure in one["failures"]]
     for failure in failures:
         delays = " ".join(map(str, failure["delays"]))
         print(f"FAILED {failure['problems']}; again: python tools/soak.py --replay {failure['job']} {delays}")
     if options.out:
-        write_json(options.out, found)
-        if options.out.resolve() == FIGURES:
-            write_page()
+        write_figures(options.out, figures)
     sys.exit(bool(failures))
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """What the figures were made by."""
+    commit, dirty = git_state()
+    return {
+        "seed": seed,
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit + ("+" if dirty else ""),
+        "torch": torch.__version__,
+        "machine": f"{environment()['platform']}, {os.cpu_count()} cores",
+    }
 
 
 if __name__ == "__main__":

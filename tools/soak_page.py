@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md, from docs/soak.json, which `make soak` writes.
+"""The tables of docs/reliability.md, from docs/soak.json, which `make soak` writes.
 
     python tools/soak_page.py [--check]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +29,76 @@ def table(found: dict[str, Any]) -> str:
         spread = " · ".join(map(str, one["quarters"]))
         twice = one["twice"] if one["job"] == "grid" else ""
         lines.append(f"| {name} | {one['kills']} | {spread} | {one['inside']} | {one['runs']} | {one['identical']} | {twice} |")
-    about = (
+    return "\n".join([*lines, "", made_by(found)])
+
+
+def claims_table(found: dict[str, Any]) -> str:
+    """Markdown: a row for the smoke claim of each system."""
+    lines = [
+        "| system | kills | in its quarters | inside a write | resumed runs | identical rows | finished cells computed again |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    keys = ("kills", "inside", "runs", "identical", "twice")
+    total = {key: sum(one[key] for one in found["jobs"]) for key in keys}
+    for one in found["jobs"]:
+        spread = " · ".join(map(str, one["quarters"]))
+        cells = [one["job"], one["kills"], spread, *(one[key] for key in keys[1:])]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    cells = [f"all {len(found['jobs'])}", total["kills"], "", *(total[key] for key in keys[1:])]
+    lines.append(f"| {' | '.join(f'**{cell}**' if cell != '' else '' for cell in cells)} |")
+    return "\n".join([*lines, "", made_by(found)])
+
+
+def cases_table(found: dict[str, Any]) -> str:
+    """Markdown: a row for each group of cases of tools/campaign."""
+    keys = ("cases", "refused", "fine", "known", "wrong")
+    head = ("what was given", "cases", "refused with a sentence", "fine", "an error of Python's own, known", "anything else")
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    rows = {name: {**one, "wrong": len(one["failures"])} for name, one in found["groups"].items()}
+    lines += [f"| {name} | {' | '.join(str(one[key]) for key in keys)} |" for name, one in rows.items()]
+    total = " | ".join(f"**{sum(one[key] for one in rows.values())}**" for key in keys)
+    return "\n".join([*lines, f"| **all** | {total} |", "", made_by(found)])
+
+
+def made_by(found: dict[str, Any]) -> str:
+    return (
         f"Seed {found['seed']}, {found['date']}, commit `{found['commit'][:10]}`, torch {found['torch']}, {found['machine']}."
     )
-    return "\n".join([*lines, "", about])
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "soak": table,
+    "claims": claims_table,
+    "inputs": cases_table,
+    "hostile": cases_table,
+    "disks": cases_table,
+}
 
 
 def filled() -> str:
     """The page as it should be."""
-    content = table(json.loads(FIGURES.read_text()))
-    return re.sub(r"(<!-- soak -->).*?(<!-- /soak -->)", lambda m: f"{m[1]}\n{content}\n{m[2]}", PAGE.read_text(), flags=re.S)
+    page, figures = PAGE.read_text(), json.loads(FIGURES.read_text())
+    for part, to_table in PARTS.items():
+        found = figures if part == "soak" else figures.get(part)
+        if found is not None:
+            page = _between(page, part, to_table(found))
+    return page
 
 
-def write_page() -> None:
-    PAGE.write_text(filled())
+def _between(page: str, mark: str, content: str) -> str:
+    pattern = rf"(<!-- {mark} -->).*?(<!-- /{mark} -->)"
+    return re.sub(pattern, lambda m: f"{m[1]}\n{content}\n{m[2]}", page, flags=re.S)
+
+
+def write_figures(path: Path, found: dict[str, Any]) -> None:
+    """Add `found` to the figures in `path`; those of other parts stay. docs/soak.json also fills the page."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **found}, indent=1, ensure_ascii=False) + "\n")
+    if path.resolve() == FIGURES:
+        PAGE.write_text(filled())
 
 
 if __name__ == "__main__":
     if "--check" in sys.argv[1:]:
         sys.exit(None if PAGE.read_text() == filled() else "docs/reliability.md is out of date: python tools/soak_page.py")
-    write_page()
+    PAGE.write_text(filled())

@@ -61,7 +61,7 @@ def littering(folder):
     return outcome
 
 for name, run in (("training", forgetful), ("grid", wasteful), ("audit", littering)):
-    soak.JOBS[name] = soak.Job(run, soak.JOBS[name].share)
+    soak.JOBS[name] = soak.replace(soak.JOBS[name], run=run)
 soak.moment = lambda job, folder, seconds, rng: (60, lambda: soak.JOBS[job].share(folder) > 0.3)
 """
 
