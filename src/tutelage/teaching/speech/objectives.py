@@ -57,7 +57,8 @@ class TeacherLoss:
         out = model(batch.tokens, batch.token_lens, seen, batch.mel_lens)
         mel = masked_mean((out.before - batch.mel).abs(), batch.mel_lens)
         polished = masked_mean((out.after - batch.mel).abs(), batch.mel_lens)
-        steps = (batch.mel_lens + out.stop.shape[1] * 0 + self._reduction(model) - 1) // self._reduction(model)
+        reduction = int(getattr(getattr(model, "config", None), "reduction", 1))
+        steps = (batch.mel_lens + reduction - 1) // reduction
         last = F.one_hot(steps - 1, out.stop.shape[1]).to(out.stop.dtype)
         weight = torch.tensor(self.stop_weight, device=out.stop.device)
         stop = F.binary_cross_entropy_with_logits(out.stop, last, pos_weight=weight, reduction="none")
@@ -65,11 +66,6 @@ class TeacherLoss:
         guide = guided_attention(out.attention, batch.token_lens, steps, self.sigma)
         loss = mel + polished + stopping + self.guide * guide
         return loss, {"mel": polished.detach(), "stop": stopping.detach(), "guide": guide.detach()}
-
-    @staticmethod
-    def _reduction(model: nn.Module) -> int:
-        config = getattr(model, "config", None)
-        return int(getattr(config, "reduction", 1))
 
 
 class FastSpeechLoss:
