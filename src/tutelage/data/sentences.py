@@ -89,7 +89,8 @@ def wordnet_sentences(folder: Path | str | None = None, *, low: int = 3, high: i
 def drawn_hard(count: int, seed: int = 0) -> tuple[str, ...]:
     """`count` texts of the kinds of `HARD`, drawn: spelled letters, digits, words again and again, addresses. None is in it."""
     check_integer("count", count)
-    draw, known, found = numpy_generator(seed, "drawn hard sentences"), set(hard_sentences()), []
+    draw, known = numpy_generator(seed, "drawn hard sentences"), set(hard_sentences())
+    found: list[str] = []
     letters, digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
     words = (
         "no", "yes", "ha", "tick", "tock", "bye", "row", "very", "knock", "had", "that", "walk", "said", "home", "mail", "run",

@@ -5,8 +5,8 @@ its own teacher (trained with guided attention), its own distilled data and stud
 on other sentences of the same voice and on drawn ones of the hard kinds, none of which is among the fifty. It hears
 spectrograms. Arms: the voice itself (what the recogniser gets wrong anyway), the teacher, the student, the student taught on
 recordings with the teacher's durations instead of the teacher's spectrograms, and the control: a student whose phonemes all
-get the same share of the time. Sizes and rates were found on validation sentences that no arm trains on; the fifty hard ones
-are read in the end only.
+get the same share of the time. Sizes and rates were found with 660 examples drawn from all of WordNet, of which one or two
+may be among the held-out ones here; the fifty hard sentences are read in the end only.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def texts(config: Config) -> dict[str, tuple[str, ...]]:
         hard = tuple(text for text in hard_sentences() if not any(one.isdigit() for one in text))
         drawn = tuple(text for text in drawn_hard(4 * config.heard_hard + 8) if text.replace(" ", "").isalpha())
     else:
-        # the first 200 were for choosing constants
+        # the first 200 are left for trials
         plain, hard, drawn = wordnet_sentences()[200:], hard_sentences(), drawn_hard(config.heard_hard)
     spread = [hard[i * len(hard) // config.hard] for i in range(config.hard)]  # of all five kinds
     return {

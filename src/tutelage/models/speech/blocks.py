@@ -65,7 +65,7 @@ class Attention(nn.Module):
         return self._joined(weights @ keys[1]), weights
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def _joined(self, x: Tensor) -> Tensor:
         out: Tensor = self.out(x.transpose(1, 2).flatten(2))

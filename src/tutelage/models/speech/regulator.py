@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
-
 import torch
 from torch import Tensor
 
+from tutelage.core.checks import check_positive
 from tutelage.core.errors import InputError
 
 Alpha = float | Tensor
@@ -20,8 +18,7 @@ def check_alpha(alpha: Alpha) -> Alpha:
         if not alpha.is_floating_point() or not bool((torch.isfinite(alpha) & (alpha > 0)).all()):
             raise InputError("alpha", "a tensor with other values", wanted)
         return alpha
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not math.isfinite(alpha) or alpha <= 0:
-        raise InputError("alpha", alpha, wanted)
+    check_positive("alpha", alpha, wanted)
     return float(alpha)
 
 

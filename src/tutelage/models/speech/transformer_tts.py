@@ -234,7 +234,7 @@ class TransformerTTS(nn.Module):
                 x = self._into(seen[:, -1:]) + positions[at]
                 weights = []
                 for block, keys, kept in zip(self.decoder, memory, past, strict=True):
-                    x, row = block.step(x, keys, mask, kept, at)  # type: ignore[operator, union-attr]
+                    x, row = block.step(x, keys, mask, kept, at)  # type: ignore[operator]
                     weights.append(row)
                 attention = torch.stack(weights, dim=1)
             else:

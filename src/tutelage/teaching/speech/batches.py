@@ -35,8 +35,9 @@ class SpeechBatch:
 
     def to(self, device: torch.device | str) -> SpeechBatch:
         durations = None if self.durations is None else self.durations.to(device)
-        parts = (one.to(device) for one in (self.tokens, self.token_lens, self.mel, self.mel_lens))
-        return SpeechBatch(*parts, durations)
+        return SpeechBatch(
+            self.tokens.to(device), self.token_lens.to(device), self.mel.to(device), self.mel_lens.to(device), durations
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)
