@@ -237,6 +237,11 @@ CLAIM = Claim(
     cell=cell,
     data=data,
     secondary=(
+        Sentence(
+            "The teachers themselves, in many steps, draw all that the prompt says in more than half of the pictures, on the "
+            "worst backbone (otherwise the students have nothing to learn, and the other sentences say little).",
+            "worst_backbone_accuracy", "teacher-many-steps", kind="threshold", margin=50.0,
+        ),
         *(
             Sentence(
                 f"Random guidance scales have a lower worst-case distance over the backbones than the fixed scale {scale:g}.",
