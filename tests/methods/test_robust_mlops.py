@@ -41,6 +41,7 @@ from tutelage.methods.audit.robust_mlops import (
     read_policy,
     replay,
     sha256_columns,
+    validate,
     write_reports,
 )
 from tutelage.methods.audit.robust_mlops.policy import Rollback
@@ -233,6 +234,7 @@ def test_each_planted_fault_is_found(change: Any, rule: str):
     schema = {"when": {"monotonic": True}, "key": {"unique": True}}
     profile = Profile.fit(good, label="label", cross=["years <= age"], schema=schema)
     assert profile.check(good) == []
+    assert profile.check({**good, "when": np.arange(900, 1300), "key": np.arange(5000, 5400)}) == []
     new = {name: np.array(values) for name, values in good.items()}
     change(new)
     assert rule in {one.rule for one in profile.check(new) if one.level == "error"}
@@ -614,6 +616,20 @@ def test_the_gate_stops_on_bad_data_names_the_rollback_target_and_writes_the_lin
     leaked = gate(rules, new)
     assert leaked.status == "fail"
     assert "leakage" in leaked.verdict.reasons[0]
+    broken = gate({**rules, "candidate": {"predictions": "not opened"}})  # nothing is measured on broken data
+    assert broken.verdict.outcomes[0].reason == "not measured: the data are broken"
+
+
+def test_new_rows_may_have_new_ids(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
+    for name, start in (("reference", 0), ("test", 10_000)):
+        csv.write_csv(pa.table({"id": np.arange(start, start + 300), **table(300, start)}), tmp_path / f"{name}.csv")
+    data = {"test": str(tmp_path / "test.csv"), "reference": str(tmp_path / "reference.csv"), "id": "id", "label": "label"}
+    assert not [one for one in validate(read_policy({"data": data})) if one.level == "error"]
+    asked = {"data": {**data, "cross": ["age >= 30"]}}
+    assert [one.rule for one in validate(read_policy(asked)) if one.level == "error"] == ["rule age >= 30"]
 
 
 def test_predictions_are_joined_by_id_and_slices_are_gated(tmp_path: Path):

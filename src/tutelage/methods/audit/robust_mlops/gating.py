@@ -11,7 +11,7 @@ from typing import Any
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.progress import QUIET, Progress
 from tutelage.methods.audit.robust_mlops.bundle import Bundle
-from tutelage.methods.audit.robust_mlops.columns import as_columns, take
+from tutelage.methods.audit.robust_mlops.columns import as_columns
 from tutelage.methods.audit.robust_mlops.judge import Evidence, Verdict, judge
 from tutelage.methods.audit.robust_mlops.lineage import Lineage, hash_of, made_with
 from tutelage.methods.audit.robust_mlops.measure import evidence_from
@@ -94,28 +94,28 @@ def validate(policy: Policy) -> list[Finding]:
         profile = Profile.load(data.profile)
         if data.data_schema or data.cross:
             raise InputError("policy.data.schema", "a schema and a profile", "one of them; the profile has the rules in it")
-        findings += profile.check(test)
     elif checked:
-        base = as_columns(data.reference, "data.reference") if data.reference else test
-        profile = Profile.fit(base, label=data.label, cross=data.cross, schema=data.data_schema, least_rows=data.least_rows)
-        findings += profile.check(test)
+        profile = make_profile(as_columns(data.reference, "data.reference") if data.reference else test, policy)
+    if checked:
+        findings += profile.check({name: values for name, values in test.items() if name in profile.columns or name != data.id})
     if data.train:
         ignored = [name for name in (data.id,) if name]
         train = as_columns(data.train, "data.train")
         findings += find_leakage(train, test, ignore=ignored)
         if data.label:
-            findings += find_leaking_columns(train, data.label)
+            known = {name: values for name, values in train.items() if name != data.id}
+            findings += find_leaking_columns(known, data.label)
     return findings
 
 
 def make_profile(data: Any, policy: Policy) -> Profile:
-    """The profile of reference data by the policy's schema and cross rules; its id column has no rules."""
-    columns = as_columns(data)
-    kept = {name: values for name, values in columns.items() if name != policy.data.id}
+    """The profile of reference data by the policy's schema and cross rules.
+
+    New rows have new ids: their column has no rules but those of the schema.
+    """
     own = policy.data
-    return Profile.fit(
-        take(kept, slice(None)), label=own.label, cross=own.cross, schema=own.data_schema, least_rows=own.least_rows
-    )
+    kept = {name: values for name, values in as_columns(data).items() if name != own.id or name in own.data_schema}
+    return Profile.fit(kept, label=own.label, cross=own.cross, schema=own.data_schema, least_rows=own.least_rows)
 
 
 def track(bundle: Bundle, trackers: tuple[str, ...], folder: Path) -> None:
@@ -136,9 +136,8 @@ def track(bundle: Bundle, trackers: tuple[str, ...], folder: Path) -> None:
         kind = kinds[name]
         try:
             tracker = kind(bundle.policy.name, folder) if kind.requires_logging_directory else kind(bundle.policy.name)
-            for step in ("start",):
-                if hasattr(tracker, step):
-                    tracker.start()
+            if hasattr(tracker, "start"):  # of newer versions of Accelerate
+                tracker.start()
         except (ImportError, NameError) as error:
             raise MissingError(f"the tracker {name} is not installed: pip install {name}") from error
         tracker.store_init_configuration({"bundle": bundle.sha256, "status": bundle.verdict.status})

@@ -128,7 +128,11 @@ def judge(policy: Policy, candidate: Evidence, champion: Evidence | None = None,
     Shipping needs all gates to pass, each at its alpha: that is an intersection-union test and needs no adjustment. A block
     needs one failure, so gates of one `family` fail only if their p-values, adjusted by Holm, are at most alpha.
     """
-    outcomes = [_outcome(gate, policy, candidate, champion) for gate in policy.gates]
+    broken = [one for one in findings if one.level == "error"]
+    if broken and not candidate.metrics:
+        outcomes = [Outcome(one.name, one.rule, "fail", "not measured: the data are broken") for one in policy.gates]
+    else:
+        outcomes = [_outcome(gate, policy, candidate, champion) for gate in policy.gates]
     for family in dict.fromkeys(one.family for one in outcomes if one.family):
         known = {i: one.p_fail for i, one in enumerate(outcomes) if one.family == family and one.p_fail is not None}
         for i, p in zip(known, holm(list(known.values())).tolist() if known else [], strict=True):
@@ -136,7 +140,6 @@ def judge(policy: Policy, candidate: Evidence, champion: Evidence | None = None,
             if one.status == "fail" and p > alpha:
                 one = replace(one, status="inconclusive", reason=f"{one.reason}; not after Holm in {family} (p {p:.3f})")
             outcomes[i] = one
-    broken = [one for one in findings if one.level == "error"]
     reasons = [str(one) for one in broken]
     if not outcomes:
         reasons.append("no gate was checked: a policy without gates cannot pass")

@@ -284,6 +284,8 @@ def _changed(name: str, rules: Rules, changes: Mapping[str, Any]) -> Rules:
     names = {"min": "low", "max": "high"}
     if {"min", "max", "low", "high"} & set(changes):
         known["outside"] = 0.0  # a limit that a person set is meant
+    elif changes.get("unique") or changes.get("monotonic"):
+        known["low"] = known["high"] = known["categories"] = None  # keys and times go on where the reference ended
     for key, value in changes.items():
         field_name = names.get(key, key)
         if field_name not in known:

@@ -183,7 +183,9 @@ def model_card(bundle: Bundle, extra: Mapping[str, Any] | None = None) -> str:
     }
     head["model-index"] = [{"name": one.name, "results": [{"task": task, "dataset": set_, "metrics": results}]}]
     text = ["---", yaml.safe_dump(head, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
-    text += [f"# {_md(str(about.get('title', one.name)))}", "", _md(str(about.get("description", ""))), ""]
+    text += [f"# {_md(str(about.get('title', one.name)))}", ""]
+    if "description" in about:
+        text += [_md(str(about["description"])), ""]
     for title, key, default in (
         ("Intended use", "intended_use", "Not stated."),
         ("Training data", "training_data", "Not stated."),
@@ -204,7 +206,7 @@ def model_card(bundle: Bundle, extra: Mapping[str, Any] | None = None) -> str:
     limits += [f"{finding}" for finding in bundle.findings]
     limits.append("The numbers hold for items like those measured; attacks that were not run may do better.")
     text += ["## Limits", "", *(f"- {_md(item)}" for item in limits), ""]
-    text += ["## Provenance", "", f"Bundle `{bundle.sha256}`; weights `{one.sha256}`; {_md(_code(bundle))}; {bundle.time}.", ""]
+    text += ["## Provenance", "", f"Bundle `{bundle.sha256}`; model `{one.sha256}`; {_md(_code(bundle))}; {bundle.time}.", ""]
     return "\n".join(text)
 
 
@@ -240,7 +242,7 @@ def _picture(bundle: Bundle) -> Any:
     axes.axvline(0, color=MUTED, linewidth=1)
     axes.set_yticks(range(len(shown)), [one.gate for one in shown], parse_math=False)
     axes.set_ylim(len(shown) - 0.5, -0.5)
-    axes.margins(x=0.25)
+    axes.margins(x=0.4)  # room for the words
     axes.set_xlabel("candidate less champion, points")
     caption = (
         "Differences with one-sided limits; the short black line is the limit. Right of it: not worse by more than is allowed."
