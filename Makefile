@@ -38,9 +38,10 @@ bench-attacks: $(VENV)/.full
 	$(BIN)/python benchmarks/attack_suite.py
 	$(BIN)/python benchmarks/report.py
 
-# kill -9 at random moments, many times; writes docs/soak.json and the table of docs/reliability.md
+# kill -9 at random moments, wrong input, hostile files, full disks; writes docs/soak.json and the tables of docs/reliability.md
 soak: $(VENV)/.full
-	$(BIN)/python tools/soak.py --training 200 --grid 50 --audit 50 --fresh 3 --out docs/soak.json
+	$(BIN)/python tools/soak.py --training 200 --grid 50 --audit 50 --fresh 3 --claims 10 --out docs/soak.json
+	$(BIN)/python tools/campaign --out docs/soak.json
 
 docs: $(VENV)/.base
 	$(BIN)/python tools/build_docs.py
