@@ -156,7 +156,7 @@ def maml_train(
             if not bool(torch.isfinite(value)):
                 raise NotFinite(step, "the loss")
             optimizer.zero_grad()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             report.history.append({"step": step, "loss": float(value.detach()), **log})
             inner = inner_steps if inner_lr else 0

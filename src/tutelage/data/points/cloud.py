@@ -99,7 +99,7 @@ class PointSet(Dataset[tuple[Tensor, Tensor, Tensor]]):
         rng = numpy_generator(seed, "split", self.name)
         for c in range(len(self.classes)):
             # a group is of the class of its first cloud
-            own = torch.tensor([g for g in groups.unique().tolist() if int(self.labels[groups == g][0]) == c])
+            own = torch.tensor([g for g in sorted(set(groups.tolist())) if int(self.labels[groups == g][0]) == c])
             if len(own) > 1:
                 n = min(len(own) - 1, max(1, round(share * len(own))))
                 chosen |= torch.isin(groups, own[torch.from_numpy(rng.permutation(len(own))[:n].copy())])
@@ -129,7 +129,8 @@ def normalised(points: Tensor, mask: Tensor | None = None) -> Tensor:
     weight = mask[..., None].to(points.dtype)
     centred = (points - (points * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)) * weight
     farthest = centred.norm(dim=2).amax(1).clamp(min=torch.finfo(points.dtype).tiny)
-    return centred / farthest[:, None, None]
+    found: Tensor = centred / farthest[:, None, None]
+    return found
 
 
 def random_turn(points: Tensor, generator: torch.Generator) -> Tensor:

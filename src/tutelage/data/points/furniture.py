@@ -140,7 +140,7 @@ class Shapes:
         rng = numpy_generator(unit, "furniture")
         parts: dict[str, list[int]] = {name: [] for name in SHARES}
         for c in range(len(CLASSES)):
-            own = self.families[self.labels == c].unique().numpy()
+            own = np.unique(self.families[self.labels == c].numpy())
             order = rng.permutation(own)
             test = max(1, round(SHARES["test"] * len(own)))
             validation = max(1, round(SHARES["validation"] * len(own)))
@@ -198,7 +198,7 @@ def families(points: Tensor, labels: Tensor) -> Tensor:
     cubes = ((points - low) / (high - low).clamp(min=1e-6)).double().numpy()
     trees = [cKDTree(cube) for cube in cubes]
     family = np.arange(len(points))
-    for c in labels.unique().tolist():
+    for c in sorted(set(labels.tolist())):
         own = (labels == c).nonzero().squeeze(1).tolist()
         for i, a in enumerate(own):
             for b in own[i + 1 :]:
