@@ -82,4 +82,5 @@ class PointPGD:
 def within_balls(delta: Tensor, radius: Tensor | float) -> Tensor:
     """Displacements (B, N, 3), each cut to length `radius` (a number, or broadcastable to (B, N, 1))."""
     length = delta.norm(dim=2, keepdim=True)
-    return delta * (torch.as_tensor(radius).to(delta) / length.clamp(min=1e-20)).clamp(max=1.0)
+    cut: Tensor = delta * (torch.as_tensor(radius).to(delta) / length.clamp(min=1e-20)).clamp(max=1.0)
+    return cut
