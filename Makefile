@@ -23,7 +23,7 @@ lint: $(VENV)/.full
 
 # every recorded claim again, at claim scale; finished cells are cached
 claims: $(VENV)/.full
-	for slug in $$($(BIN)/tutelage list --json | $(BIN)/python -c 'import json, sys; print(*[s["slug"] for s in json.load(sys.stdin) if s["status"] != "planned"])'); do \
+	for slug in $$($(BIN)/tutelage list --json | $(BIN)/python -c 'import json, sys; print(*[s["slug"] for s in json.load(sys.stdin) if s["status"] not in ("planned", "plug-in")])'); do \
 	  $(BIN)/tutelage run $$slug --scale claim --jobs 2 || exit 1; done
 
 # a peer whose environment cannot be made (no network) is left out of the races, which say so
@@ -45,6 +45,7 @@ soak: $(VENV)/.full
 
 docs: $(VENV)/.base
 	$(BIN)/python tools/build_docs.py
+	$(BIN)/python tools/build_api.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -63,6 +63,7 @@ def check_form(row: dict[str, Any], *, least: int) -> None:
         ("bench_teacher.py", "teacher", ["student's episode", "without a student"]),
         ("bench_subsets.py", "subsets", ["all subsets of 2", "all subsets of 3"]),
         ("bench_speech.py", "speech", ["20 frames, with a cache", "40 frames, without a cache", "claim's teacher"]),
+        ("bench_diffusion.py", "diffusion", ["pictures in one step", "by NASA", "guidance of the output"]),
         ("bench_import.py", "import", ["import tutelage", "tutelage --help", "tutelage list"]),
         ("bench_audit.py", "audit", ["to the first gradient", "whole command", "audit()"]),
     ],

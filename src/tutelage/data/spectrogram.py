@@ -89,7 +89,8 @@ def sound(mel: Tensor, config: MelConfig = STANDARD, *, steps: int = 32, seed: i
     wave = librosa.griffinlim(
         linear, n_iter=steps, hop_length=config.hop, n_fft=config.window, random_state=seed, length=mel.shape[0] * config.hop
     )
-    return np.clip(wave, -1.0, 1.0).astype(np.float32)
+    sound: np.ndarray[Any, Any] = np.clip(wave, -1.0, 1.0).astype(np.float32)
+    return sound
 
 
 def _linear(amplitude: np.ndarray[Any, Any], bands: np.ndarray[Any, Any], steps: int = 20) -> np.ndarray[Any, Any]:
@@ -97,7 +98,7 @@ def _linear(amplitude: np.ndarray[Any, Any], bands: np.ndarray[Any, Any], steps:
 
     librosa's own inverse solves the same problem by a general optimiser and takes 100 times as long.
     """
-    x = np.maximum(np.linalg.pinv(bands) @ amplitude, 1e-10)
+    x: np.ndarray[Any, Any] = np.maximum(np.linalg.pinv(bands) @ amplitude, 1e-10)
     weight = bands.sum(0)[:, None] + 1e-12
     for _ in range(steps):
         x *= (bands.T @ (amplitude / (bands @ x + 1e-12))) / weight

@@ -58,9 +58,13 @@ class FormantVoice:
             steps = np.arange(1, 60)
             phases = (steps * 2.399963 * (ord(name) - 90)) % (2 * np.pi)  # fixed, spread phases: noise that is always the same
             tones = np.sin(2 * np.pi * (NOISY[name] + 17.0 * (steps - 30))[:, None] * time + phases[:, None])
-            return 0.016 * edge * np.asarray(tones.sum(0))
+            noise: np.ndarray[Any, np.dtype[np.float64]] = 0.016 * edge * tones.sum(0)
+            return noise
         low, high = VOWELS.get(name) or VOICED[name]
         harmonics = PITCH * np.arange(1, 40)
         loud = sum(np.exp(-(((harmonics - f) / (0.12 * f + 60)) ** 2)) / k for k, f in ((1, low), (2, high)))
         level = (0.8 if name in VOWELS else 0.4) / float(np.sum(loud))  # in [-1, 1] even where all harmonics meet
-        return level * edge * np.asarray((np.asarray(loud)[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0))
+        voice: np.ndarray[Any, np.dtype[np.float64]] = (
+            level * edge * (np.asarray(loud)[:, None] * np.sin(2 * np.pi * harmonics[:, None] * time)).sum(0)
+        )
+        return voice
