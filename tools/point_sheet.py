@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from tutelage.core.rng import generator, seeded
@@ -40,6 +41,9 @@ def draw(figure: Figure, place: tuple[int, int, int], x: Tensor, mask: Tensor, c
 def save(figure: Figure, name: str) -> None:
     FigureCanvasAgg(figure)
     figure.savefig(IMAGES / name, dpi=80)
+    with Image.open(IMAGES / name) as picture:  # 64 colours are enough, and a quarter of the bytes
+        small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    small.save(IMAGES / name, optimize=True)
 
 
 def corruptions_sheet() -> None:

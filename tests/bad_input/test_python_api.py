@@ -433,7 +433,7 @@ DATA = {
     ),
     "folder: a text as image": Case(lambda u: read_images(classes(u, cat=b"meow")), "data", "cat/1.png", "Pillow can read"),
     "folder: an image that is a folder": Case(
-        lambda u: read_images(file(u, "bad/cat/1.png/x", b"").parents[2]), "data", "cat/1.png", "can be read"
+        lambda u: read_images(file(u, "bad/cat/1.png/x", b"").parents[2]), "data", "cat/1.png", "an image file, no folder"
     ),
     "folder: a huge image": Case(lambda u: read_images(classes(u, cat=bomb())), "data", "12000 x 12000", "67 million pixels"),
     "folder: a huge image, resized": Case(

@@ -399,7 +399,7 @@ def test_a_registry_that_points_outside_is_refused(tmp_path: Path):
     registry.register(weights(tmp_path / "w.safetensors", 1.0))
     file = tmp_path / "registry" / "registry.json"
     file.write_text(file.read_text().replace("v1/w.safetensors", "../w.safetensors"))
-    with pytest.raises(InputError, match="leaves"):
+    with pytest.raises(InputError, match="leaves its folder"):
         registry.versions()
 
 

@@ -167,7 +167,8 @@ def _draw(axes: Any, claim: Claim, arms: Sequence[_Arm]) -> None:
         axes.plot([a.x for a in line], [a.y for a in line], color=GREEN, linewidth=1.4, zorder=2)
     for arm in sorted(arms, key=lambda a: list(LOOKS).index(a.role), reverse=True):
         colour, marker, size = LOOKS[arm.role]
-        axes.plot(*zip(*arm.units, strict=True), ".", color=colour, alpha=0.5, markersize=5, markeredgewidth=0, zorder=2)
+        dots = dict.fromkeys(arm.units)  # hundreds of units often share a few points
+        axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.5, markersize=5, markeredgewidth=0, zorder=2)
         for x0, y0, x1, y1 in arm.bars:
             axes.plot([x0, x1], [y0, y1], color=colour, linewidth=1.1, alpha=0.75, zorder=3, solid_capstyle="butt")
         axes.plot(arm.x, arm.y, marker, color=colour, markersize=size, markeredgecolor=SURFACE, markeredgewidth=0.7, zorder=4)

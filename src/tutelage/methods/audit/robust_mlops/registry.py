@@ -156,7 +156,7 @@ class Registry:
             for one in found:
                 check_choice("stage", one.stage, STAGES)
                 if Path(one.path).is_absolute() or ".." in Path(one.path).parts:
-                    raise ValueError(f"the path {one.path} leaves the registry")
+                    raise ValueError(f"it leaves its folder for {one.path}")
             return found, dict(about["aliases"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("registry", f"{file} ({error})", "a registry as this class writes it") from error
