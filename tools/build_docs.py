@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib import rc_context
 
-from tutelage.catalogue import ROOMS, System, systems
+from tutelage.catalogue import ROOM_PURPOSE, ROOMS, System, systems
 from tutelage.claims.claim import ClaimResult, load_claim
 from tutelage.claims.figures import differences_figure, tradeoff_figure
 from tutelage.claims.runner import recorded
@@ -22,25 +22,13 @@ from tutelage.claims.state import state_of
 from tutelage.core.stats import mean_t
 
 ROOT = Path(__file__).parents[1]
-PURPOSE = {
-    "distill": "make a small student from teachers",
-    "harden": "train against a threat",
-    "adapt": "fix it at test time, or in weight space",
-    "certify": "what can be guaranteed",
-    "detect": "which inputs to refuse",
-    "align": "learn from preferences, rewards, weak supervision",
-    "tutor": "teach an agent or a person",
-    "decide": "act well in the worst case",
-    "understand": "why does it (not) generalise",
-    "audit": "how does it break",
-}
 
 
 def table_of_systems() -> str:
     """All systems by room; built ones link to their pages."""
     lines = ["| system | paper | what you get | state |", "| --- | --- | --- | --- |"]
     for room in ROOMS:
-        lines.append(f"| **{room}** | | *{PURPOSE[room]}* | |")
+        lines.append(f"| **{room}** | | *{ROOM_PURPOSE[room]}* | |")
         for s in systems():
             if s.room == room:
                 page = ROOT / "docs" / "systems" / f"{s.slug}.md"

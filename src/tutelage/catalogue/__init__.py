@@ -1,5 +1,5 @@
 """What exists: sixty-four published systems, each with its paper, its room and the claim it must meet. Pure data."""
 
-from tutelage.catalogue.loader import ROOMS, PrimaryClaim, System, find, search, systems
+from tutelage.catalogue.loader import ROOM_PURPOSE, ROOMS, PrimaryClaim, System, find, search, systems
 
-__all__ = ["ROOMS", "PrimaryClaim", "System", "find", "search", "systems"]
+__all__ = ["ROOMS", "ROOM_PURPOSE", "PrimaryClaim", "System", "find", "search", "systems"]

@@ -9,7 +9,19 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-ROOMS = ("distill", "harden", "adapt", "certify", "detect", "align", "tutor", "decide", "understand", "audit")
+ROOM_PURPOSE = {
+    "distill": "make a small student from teachers",
+    "harden": "train against a threat",
+    "adapt": "fix it at test time, or in weight space",
+    "certify": "what can be guaranteed",
+    "detect": "which inputs to refuse",
+    "align": "learn from preferences, rewards, weak supervision",
+    "tutor": "teach an agent or a person",
+    "decide": "act well in the worst case",
+    "understand": "why does it (not) generalise",
+    "audit": "how does it break",
+}
+ROOMS = tuple(ROOM_PURPOSE)
 Kind = Literal["superiority", "noninferiority", "threshold"]
 
 

@@ -22,11 +22,11 @@ import tutelage
 from tutelage import __version__
 from tutelage.app.plugins import listed
 from tutelage.app.site import plots
-from tutelage.app.site.content import ROOM_PURPOSE, TONES, Entry, entries, search_index
+from tutelage.app.site.content import TONES, Entry, entries, search_index
 from tutelage.app.site.feed import feed
 from tutelage.app.site.markdown import Heading, Rendered, code_html, render
 from tutelage.app.site.reference import docstring_html, reference
-from tutelage.catalogue import ROOMS
+from tutelage.catalogue import ROOM_PURPOSE, ROOMS
 from tutelage.core.errors import InputError
 from tutelage.core.files import check_folder, writing
 

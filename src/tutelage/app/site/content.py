@@ -16,21 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import tutelage
-from tutelage.catalogue import System, systems
+from tutelage.catalogue import ROOM_PURPOSE, System, systems
 from tutelage.claims.state import State, state_of
 
-ROOM_PURPOSE = {
-    "distill": "make a small student from teachers",
-    "harden": "train against a threat",
-    "adapt": "fix it at test time, or in weight space",
-    "certify": "what can be guaranteed",
-    "detect": "which inputs to refuse",
-    "align": "learn from preferences, rewards, weak supervision",
-    "tutor": "teach an agent or a person",
-    "decide": "act well in the worst case",
-    "understand": "why does it (not) generalise",
-    "audit": "how does it break",
-}
 TONES = {"holds": "good", "does not hold": "bad", "undecided": "warn"}
 MOST_METRICS = 4  # columns of the table of arms, as in the docs
 

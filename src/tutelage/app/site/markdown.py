@@ -18,7 +18,6 @@ from markupsafe import Markup
 from pygments import highlight  # type: ignore[import-untyped]
 from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
 from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
-from pygments.util import ClassNotFound  # type: ignore[import-untyped]
 
 LANGUAGES = ("python", "sh", "toml", "yaml", "json", "ini", "dockerfile", "make")
 _COMMENT = re.compile(r"(?m)^<!--.*?-->[ \t]*\n?", flags=re.S)
@@ -76,10 +75,7 @@ def slugify(text: str) -> str:
 
 def code_html(code: str, language: str = "") -> Markup:
     """A block of code, coloured if the language is one that the docs use."""
-    try:
-        lexer = get_lexer_by_name(language) if language in LANGUAGES else None
-    except ClassNotFound:  # pragma: no cover
-        lexer = None
+    lexer = get_lexer_by_name(language) if language in LANGUAGES else None
     inner = highlight(code, lexer, _FORMATTER) if lexer else html.escape(code)
     label = f"{language} code" if language else "code"
     return Markup(
