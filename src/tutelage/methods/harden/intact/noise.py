@@ -23,9 +23,10 @@ class Noise:
     """What is done at full level. Lengths are in units of the clouds.
 
     sigma: highest standard deviation of the jitter of targeted points, and radius of the adversarial ball. drop: highest
-    share of the targeted points that is lost. target: share k of the points that is targeted; 1: untargeted. uniform: share
-    rho of a uniform distribution in the picking, exploration. rest: the others' jitter, as a share of sigma. how: one of these
-    at random for each cloud. attack_steps: of the adversarial search, each a gradient. cut: jitter is cut at so many sigma.
+    share of the targeted points that is lost, down to 16 points a cloud. target: share k of the points that is targeted; 1:
+    untargeted. uniform: share rho of a uniform distribution in the picking, exploration. rest: the others' jitter, as a share
+    of sigma. how: one of these at random for each cloud. attack_steps: of the adversarial search, each a gradient. cut:
+    jitter is cut at so many sigma.
     """
 
     sigma: float = 0.08
@@ -105,9 +106,9 @@ def targeted_noise(
     if bool(chosen("drop").any()) and share > 0:
         draw = torch.rand(mask.shape, generator=generator).to(points.device)
         order = draw.masked_fill(~targeted, 2.0).argsort(1).argsort(1)
-        lost = targeted & (order < (share * targeted.sum(1)).round().long()[:, None]) & chosen("drop")[:, None]
-        few = (mask & ~lost).sum(1) < torch.minimum(mask.sum(1), torch.tensor(LEAST, device=mask.device))
-        left = mask & ~(lost & ~few[:, None])
+        # small clouds lose what they can spare, not nothing: noise on all points would pass them by, noise on some would not
+        count = torch.minimum((share * targeted.sum(1)).round().long(), (mask.sum(1) - LEAST).clamp(min=0))
+        left = mask & ~(targeted & (order < count[:, None]) & chosen("drop")[:, None])
     attacked = chosen("adversarial") & torch.tensor(sigma > 0, device=points.device)
     if bool(attacked.any()):
         own = attacked.nonzero().squeeze(1)

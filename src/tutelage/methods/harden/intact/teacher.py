@@ -36,6 +36,8 @@ class CorruptionTasks:
         n_points: int | None = None,
         turn: bool = True,
     ) -> None:
+        if not isinstance(data, PointSet):
+            raise InputError("data", type(data).__name__, "a PointSet")
         with training_only():
             refuse_test_data(data)
         if not corruptions:
@@ -49,14 +51,17 @@ class CorruptionTasks:
             check_number("severity", severity, "a severity from 0 (nothing) to 1", low=0, high=1)
         self.n = data.points.shape[1] if n_points is None else n_points
         check_integer("n_points", self.n, low=16, high=data.points.shape[1])
-        self.by_class = [(data.labels == c).nonzero().squeeze(1) for c in range(len(data.classes))]
+        rows = [(data.labels == c).nonzero().squeeze(1) for c in range(len(data.classes))]
+        self.by_class = [own for own in rows if len(own) >= 2]  # one for each half
+        if not self.by_class:
+            raise InputError("data", "no class with two clouds", "at least one, for a support and a query half")
 
     def __call__(self, generator: torch.Generator) -> Task:
         corruption, severity = self.pairs[int(torch.randint(len(self.pairs), (), generator=generator))]
-        there = [c for c, own in enumerate(self.by_class) if len(own) >= 2]
+        there = self.by_class
         if self.classes is not None:
             there = [there[int(i)] for i in torch.randperm(len(there), generator=generator)[: self.classes]]
-        pool = torch.cat([self.by_class[c] for c in there])
+        pool = torch.cat(there)
         pool = pool[torch.randperm(len(pool), generator=generator)]
         size = min(self.size, len(pool) // 2)
         halves = []
@@ -73,7 +78,7 @@ class CorruptionTasks:
 
 
 def consistency(call: Call, task: Task) -> Tensor:
-    """1 - cos(S(X clean), S(X corrupt)) of the query clouds, over the points that both have; see (3)."""
+    """1 - cos(S(X clean), S(X corrupt)) of the query clouds, over the points that both have; the last term of (2)."""
     points, mask, labels = task.extra
     (noisy, left), _ = task.query
     clean = saliency_map(call, points, labels, mask, create_graph=True).p * left
@@ -100,7 +105,7 @@ def meta_teacher(
     progress: Progress = QUIET,
     **options: Any,
 ) -> MetaReport:
-    """Phase 1: meta-train `teacher` in place over corruption tasks (1), (2); w_consistency: c of (3). See `maml_train`."""
+    """Phase 1: meta-train `teacher` in place over corruption tasks (1), (2); w_consistency: c of (2). See `maml_train`."""
     check_number("w_consistency", w_consistency, "a weight >= 0", low=0)
     tasks = CorruptionTasks(data, corruptions, classes=classes, size=size, n_points=n_points)
     return maml_train(
