@@ -93,6 +93,25 @@ def test_training_lowers_the_loss_after_a_step_and_counts_what_it_cost() -> None
     assert not model.training
 
 
+def test_the_schedule_scales_the_meta_rate() -> None:
+    def weights(steps: int, factors: tuple[float, ...], rate: float) -> Tensor:
+        model, some = linear(), iter(tasks(4))
+        sgd = torch.optim.SGD(model.parameters(), lr=rate)
+        maml_train(
+            model, lambda g: next(some), steps=steps, tasks_per_step=2, optimizer=sgd, loss=F.mse_loss,
+            schedule=lambda step, total: factors[step],
+        )  # fmt: skip
+        return model.weight.detach()
+
+    assert torch.equal(weights(1, (0.0,), 0.1), linear().weight.detach())
+    torch.testing.assert_close(weights(1, (0.5,), 0.2), weights(1, (1.0,), 0.1))
+    # the base is kept, not what it was scaled to
+    torch.testing.assert_close(weights(2, (0.5, 0.0), 0.2), weights(1, (1.0,), 0.1))
+    assert not torch.equal(weights(2, (0.0, 1.0), 0.1), linear().weight.detach())
+    with pytest.raises(InputError, match="schedule"):
+        maml_train(linear(), lambda g: tasks(1)[0], steps=1, schedule=0.5)  # type: ignore[arg-type]
+
+
 def test_running_statistics_are_refused() -> None:
     with pytest.raises(InputError, match="running statistics"):
         maml_train(nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4)), lambda g: tasks(1)[0], steps=1)

@@ -26,6 +26,7 @@ from tutelage.core.errors import InputError, NotFinite
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import generator, seeded
 from tutelage.data.guard import training_only
+from tutelage.teaching.schedules import Schedule, constant
 
 Inputs = tuple[Any, ...]  # what the model is called with
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -122,6 +123,7 @@ def maml_train(
     lr: float = 1e-3,
     optimizer: Optimizer | None = None,
     loss: Loss = F.cross_entropy,
+    schedule: Schedule = constant,
     regulariser: Callable[[Call, Task], Tensor] | None = None,
     seed: int = 0,
     progress: Progress = QUIET,
@@ -129,7 +131,8 @@ def maml_train(
     """Meta-train `model` in place by (1) and (2); it comes back in eval mode.
 
     task_sampler: generator -> Task. inner_lr: a of (1); 0 makes it joint training on the query halves. lr: b of (2), of Adam
-    unless an optimizer is given. regulariser: (the adapted model, task) -> a scalar that is added to a task's query loss.
+    unless an optimizer is given. schedule: (meta step, steps) -> a factor on its rates. regulariser: (the adapted model, task)
+    -> a scalar that is added to a task's query loss.
 
     Raises InputError for nets with running statistics (BatchNorm): what one half of a task leaves in them leaks into the
     other; use LayerNorm or GroupNorm, or `track_running_stats=False`. NotFinite if the loss is no number.
@@ -139,11 +142,13 @@ def maml_train(
     if any(getattr(module, "track_running_stats", False) for module in model.modules()):
         raise InputError("model", "running statistics (BatchNorm)", "LayerNorm, GroupNorm or track_running_stats=False")
     check_callable("task_sampler", task_sampler, "a function of a generator that gives a Task")
+    check_callable("schedule", schedule, "a function of (step, total steps) that gives a factor")
     check_number("inner_lr", inner_lr, "a rate >= 0", low=0)
     check_number("lr", lr, "a rate >= 0", low=0)
     for name, count in (("steps", steps), ("inner_steps", inner_steps), ("tasks_per_step", tasks_per_step)):
         check_integer(name, count)
     optimizer = optimizer or Adam(model.parameters(), lr=lr)
+    rates = [group["lr"] for group in optimizer.param_groups]
     g, report = generator(seed, "maml"), MetaReport()
     model.train()
     with seeded(seed, "maml"), training_only(), progress.task("meta-training", steps) as task:
@@ -155,6 +160,8 @@ def maml_train(
             )  # fmt: skip
             if not bool(torch.isfinite(value)):
                 raise NotFinite(step, "the loss")
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule(step, steps)
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
