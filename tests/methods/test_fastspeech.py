@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,13 +40,12 @@ from tutelage.methods.distill.fastspeech import (
     robustness,
     say,
     speak_all,
-    train_student,
-    train_teacher,
+    train_speech,
     uniform_durations,
 )
 from tutelage.methods.distill.fastspeech import training as training_module
 from tutelage.models.speech import Recogniser, RecogniserConfig
-from tutelage.teaching.speech import Pair, compare
+from tutelage.teaching.speech import FastSpeechLoss, Pair, TeacherLoss, compare
 
 MEL = MelConfig(16000, bands=12, hop=400, window=1024)
 
@@ -209,8 +209,8 @@ def test_what_the_teacher_says_alone_fits_its_durations(corpus: Corpus, symbols:
 def test_a_student_with_true_durations_learns_and_beats_uniform_ones(corpus: Corpus, symbols: Symbols) -> None:
     pairs = pairs_of(corpus, symbols, durations=True)
     config = SpeechTraining(steps=40, batch_size=3, lr=5e-3, warmup=8)
-    result = train_student(student(symbols), pairs, config)
-    even = train_student(student(symbols), [uniform_durations(one) for one in pairs], config)
+    result = train_speech(student(symbols), pairs, config)
+    even = train_speech(student(symbols), [uniform_durations(one) for one in pairs], config)
     last = [sum(row["mel"] for row in found.history[-5:]) / 5 for found in (result, even)]
     assert last[0] < 0.5 * result.history[0]["mel"]
     assert last[0] < last[1]
@@ -220,7 +220,7 @@ def test_training_twice_gives_the_same_teacher_and_schedules_rise_and_fall(corpu
     config = SpeechTraining(steps=3, batch_size=2, warmup=2)
     nets = [teacher(symbols), teacher(symbols)]
     for net in nets:
-        result = train_teacher(net, pairs_of(corpus, symbols), config, seed=5)
+        result = train_speech(net, pairs_of(corpus, symbols), config, seed=5)
     assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
     assert {"mel", "stop", "guide"} <= result.history[0].keys()
     noam, cosine = (SpeechTraining(warmup=4, schedule=name).factor() for name in ("noam", "cosine"))
@@ -228,6 +228,30 @@ def test_training_twice_gives_the_same_teacher_and_schedules_rise_and_fall(corpu
     assert (cosine(3, 100), cosine(52, 100)) == (1.0, pytest.approx(0.5, abs=1e-9))
     with pytest.raises(InputError, match=r"^schedule"):
         SpeechTraining(schedule="linear")
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_stopped_training_goes_on_to_the_same_weights(who: str, corpus: Corpus, symbols: Symbols, tmp_path: Path) -> None:
+    pairs = pairs_of(corpus, symbols, durations=True)
+    config = SpeechTraining(steps=7, batch_size=2, warmup=2)
+    nets: list[TransformerTTS | FastSpeech] = [teacher(symbols) if who == "teacher" else student(symbols) for _ in range(3)]
+    objective = TeacherLoss(frame_noise=0.1) if who == "teacher" else FastSpeechLoss()
+    whole = train_speech(nets[0], pairs, config, objective=objective, seed=5)
+
+    class Stopping:
+        calls = 0
+
+        def __call__(self, *given: Any) -> Any:
+            self.calls += 1
+            if self.calls == 5:
+                raise KeyboardInterrupt
+            return objective(*given)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_speech(nets[1], pairs, config, objective=Stopping(), checkpoint=tmp_path / "here", seed=5)
+    result = train_speech(nets[2], pairs, config, objective=objective, checkpoint=tmp_path / "here", seed=5)
+    assert (whole.resumed_from, result.resumed_from, result.steps) == (None, 4, 7)
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[2].parameters(), strict=True))
 
 
 def test_uniform_durations_share_out_all_frames() -> None:
@@ -241,7 +265,12 @@ def test_distillation_refuses_another_vocabulary(corpus: Corpus, symbols: Symbol
     with pytest.raises(InputError, match=r"^student: got 3 symbols"):
         distill_tts(teacher(symbols), small, pairs_of(corpus, symbols))
     with pytest.raises(InputError, match=r"^pairs: got number 0 without durations"):
-        train_student(student(symbols), pairs_of(corpus, symbols))
+        train_speech(student(symbols), pairs_of(corpus, symbols))
+    other = [Pair(torch.tensor([1]), torch.zeros(2, MEL.bands + 1), torch.tensor([2]))]
+    with pytest.raises(InputError, match=r"^pairs: got number 0 with 13 bands"):
+        train_speech(student(symbols), other)
+    with pytest.raises(InputError, match=r"^model: got Linear"):
+        train_speech(torch.nn.Linear(2, 2), other)  # type: ignore[arg-type]
 
 
 # The voice

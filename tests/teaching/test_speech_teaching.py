@@ -23,7 +23,7 @@ from tutelage.teaching.speech import (
     guided_attention,
     masked_mean,
 )
-from tutelage.teaching.speech.batches import ByLength
+from tutelage.teaching.speech.batches import by_length
 from tutelage.teaching.speech.recognition import roughened
 
 CONTEXT = Context(0, 1, 1.0, torch.Generator().manual_seed(0))
@@ -90,10 +90,11 @@ def test_the_students_loss_by_hand() -> None:
 
 def test_batches_hold_every_utterance_once_and_like_lengths() -> None:
     lengths = [10 * (i % 7) + i for i in range(50)]
-    sampler = ByLength(lengths, 4, torch.Generator().manual_seed(0))
-    first, second = list(sampler), list(sampler)
-    assert sorted(i for batch in first for i in batch) == list(range(50))
-    assert len(first) == len(sampler) == 13
+    drawn = by_length(lengths, 4, 30, torch.Generator().manual_seed(0))
+    first, second = drawn[:13], drawn[13:26]
+    for one in (first, second):
+        assert sorted(i for batch in one for i in batch) == list(range(50))
+    assert len(drawn) == 30
     assert first != second
     spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in first]
     assert sum(spread) / len(spread) < 30  # of random ones: some 70

@@ -71,7 +71,7 @@ def small_voice(
     from tutelage.data.sentences import plain_sentences, wordnet_sentences
     from tutelage.data.speakers import speaker as speaker_of
     from tutelage.data.utterances import Symbols, spoken_corpus
-    from tutelage.methods.distill.fastspeech import FastSpeech, FastSpeechConfig, SpeechTraining, Voice, pairs_of, train_student
+    from tutelage.methods.distill.fastspeech import FastSpeech, FastSpeechConfig, SpeechTraining, Voice, pairs_of, train_speech
 
     who, progress = speaker_of(speaker), progress or QUIET
     texts = plain_sentences(sentences) if speaker == "formant" else wordnet_sentences()[:sentences]
@@ -83,7 +83,7 @@ def small_voice(
         with seeded(0, "small voice"):
             net = FastSpeech(FastSpeechConfig(len(symbols), blocks=2, hidden=256))
         training = SpeechTraining(steps, 16, warmup=min(400, steps))
-        train_student(net, pairs_of(corpus, symbols, durations=True), training, progress=progress)
+        train_speech(net, pairs_of(corpus, symbols, durations=True), training, progress=progress)
         Voice(net, symbols, corpus.mel, speaker).save(folder)
 
     key = {

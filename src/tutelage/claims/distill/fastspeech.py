@@ -5,8 +5,9 @@ its own teacher (trained with guided attention), its own distilled data and stud
 on other sentences of the same voice and on drawn ones of the hard kinds, none of which is among the fifty. It hears
 spectrograms. Arms: the voice itself (what the recogniser gets wrong anyway), the teacher, the student, the student taught on
 recordings with the teacher's durations instead of the teacher's spectrograms, and the control: a student whose phonemes all
-get the same share of the time. Sizes and rates were found with 660 examples drawn from all of WordNet, of which one or two
-may be among the held-out ones here; the fifty hard sentences are read in the end only.
+get the same share of the time. The rate is 1e-3 for teachers and
+students alike. Sizes were found with 660 examples drawn from all of WordNet, of which one or two may be among the held-out
+ones here; the fifty hard sentences are read in the end only.
 """
 
 from __future__ import annotations
@@ -48,8 +49,7 @@ from tutelage.methods.distill.fastspeech.training import (
     align,
     distilled_pairs,
     pairs_of,
-    train_student,
-    train_teacher,
+    train_speech,
     uniform_durations,
 )
 from tutelage.models.loading import load_weights, save_weights
@@ -218,7 +218,8 @@ def _read(folder: str, mel: MelConfig, name: str) -> dict[str, Corpus]:
 
 
 def vocabulary(data: Mapping[str, Corpus]) -> Symbols:
-    """All phonemes of the voice. Those of hard sentences that the training data lack would be refused; there are none."""
+    """All phonemes of the voice, of every part: a rare one that the training sentences lack is refused of no arm, and learnt
+    by none."""
     return Symbols.of(one for corpus in data.values() for one in corpus.utterances)
 
 
@@ -248,10 +249,11 @@ def recogniser(config: Config, cache: Cache, data: Mapping[str, Corpus], symbols
     def build(folder: Path) -> None:
         silent = symbols.encode([PAUSE]).tolist() if PAUSE in symbols.names else []
         schedule = SpeechTraining(warmup=min(config.warmup, config.recogniser_steps)).factor()
+        steps, order = config.recogniser_steps, generator(0, "recogniser order")
         fit(
-            net, CTCLoss(silent), speech_loader(pairs, config.batch_size, generator(0, "recogniser order")),
-            steps=config.recogniser_steps, optimizer=Adam(net.parameters(), lr=config.recogniser_lr), schedule=schedule,
-            log_every=100, progress=progress, name="recogniser",
+            net, CTCLoss(silent), speech_loader(pairs, config.batch_size, steps, order), steps=steps,
+            optimizer=Adam(net.parameters(), lr=config.recogniser_lr), schedule=schedule, log_every=100,
+            progress=progress, name="recogniser",
         )  # fmt: skip
         save_weights(net, folder / "net.safetensors")
 
@@ -275,7 +277,7 @@ def teacher(
 
     def build(folder: Path) -> None:
         warmup = min(config.warmup, config.teacher_steps)
-        train_teacher(
+        train_speech(
             net, pairs_of(data["train"], symbols),
             SpeechTraining(config.teacher_steps, config.batch_size, config.teacher_lr, warmup),
             objective=TeacherLoss(guide=config.guide, frame_noise=config.frame_noise), seed=seed, progress=progress,
@@ -312,7 +314,7 @@ def trained(
         training = SpeechTraining(
             config.student_steps, config.batch_size, config.student_lr, min(config.warmup, config.student_steps)
         )
-        train_student(net, distilled, training, objective=FastSpeechLoss(), seed=seed, progress=progress)
+        train_speech(net, distilled, training, objective=FastSpeechLoss(), seed=seed, progress=progress)
         save_weights(net, folder / "net.safetensors")
 
     key = {**fingerprint(config, data, *STUDENT), "seed": seed, "arm": arm}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from tutelage.core.checks import check_integer
 from tutelage.core.errors import InputError
@@ -76,28 +76,40 @@ def check_pairs(pairs: Sequence[Pair], *, durations: bool = False) -> None:
             raise InputError("pairs", got, f"{len(pair.tokens)} durations that sum to its {len(pair.mel)} frames")
 
 
-class ByLength(Sampler[list[int]]):
-    """Batches of utterances of like length, in another order each epoch: shuffled, sorted within pools of 8 batches."""
+def by_length(lengths: Sequence[int], batch_size: int, steps: int, generator: torch.Generator) -> list[list[int]]:
+    """`steps` batches of utterances of like length, pass after pass over all of them, each pass in another order: shuffled,
+    then sorted within pools of 8 batches."""
+    check_integer("batch_size", batch_size)
+    check_integer("steps", steps)
+    batches: list[list[int]] = []
+    while len(batches) < steps:
+        order = torch.randperm(len(lengths), generator=generator).tolist()
+        pool, one_pass = 8 * batch_size, list[list[int]]()
+        for start in range(0, len(order), pool):
+            near = sorted(order[start : start + pool], key=lambda i: lengths[i])
+            one_pass += [near[at : at + batch_size] for at in range(0, len(near), batch_size)]
+        batches += [one_pass[i] for i in torch.randperm(len(one_pass), generator=generator).tolist()]
+    return batches[:steps]
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> None:
-        check_integer("batch_size", batch_size)
-        self.lengths, self.batch_size, self.generator = list(lengths), batch_size, generator
+
+class _Batches(Dataset[SpeechBatch]):
+    """Batch i of a training, padded."""
+
+    def __init__(self, pairs: Sequence[Pair], batches: Sequence[Sequence[int]]) -> None:
+        self.pairs, self.batches = list(pairs), list(batches)
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
-        pool = 8 * self.batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(order), pool):
-            near = sorted(order[start : start + pool], key=lambda i: self.lengths[i])
-            batches += [near[at : at + self.batch_size] for at in range(0, len(near), self.batch_size)]
-        for i in torch.randperm(len(batches), generator=self.generator).tolist():
-            yield batches[i]
+    def __getitem__(self, i: int) -> SpeechBatch:
+        return collate([self.pairs[k] for k in self.batches[i]])
 
 
-def speech_loader(pairs: Sequence[Pair], batch_size: int, generator: torch.Generator) -> DataLoader[SpeechBatch]:
-    """A loader for `fit` over pairs, batched by length."""
-    sampler = ByLength([len(pair.mel) for pair in pairs], batch_size, generator)
-    return DataLoader(list(pairs), batch_sampler=sampler, collate_fn=collate)  # type: ignore[arg-type]
+def speech_loader(pairs: Sequence[Pair], batch_size: int, steps: int, generator: torch.Generator) -> DataLoader[SpeechBatch]:
+    """A loader for `fit(steps=steps)` over pairs, batched by length.
+
+    All batches of the training are drawn here, so that one pass over the loader is the whole training, and `fit` can go on
+    from a checkpoint in the midst of it.
+    """
+    batches = by_length([len(pair.mel) for pair in pairs], batch_size, steps, generator)
+    return DataLoader(_Batches(pairs, batches), batch_size=None)

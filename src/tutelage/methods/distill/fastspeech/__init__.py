@@ -32,7 +32,7 @@ Example::
     from tutelage.data.sentences import plain_sentences
     from tutelage.data.utterances import Symbols, spoken_corpus
     from tutelage.data.worlds.formant_voice import FormantVoice
-    from tutelage.methods.distill.fastspeech import SpeechTraining, Voice, distill_tts, pairs_of, train_teacher
+    from tutelage.methods.distill.fastspeech import SpeechTraining, Voice, distill_tts, pairs_of, train_speech
     from tutelage.models.speech import FastSpeech, FastSpeechConfig, TeacherConfig, TransformerTTS
 
     corpus = spoken_corpus(FormantVoice(), plain_sentences(8))  # recordings: see data.utterances.read_ljspeech
@@ -41,7 +41,7 @@ Example::
         teacher = TransformerTTS(TeacherConfig(len(symbols), blocks=1, width=32, hidden=32, reduction=4))
         student = FastSpeech(FastSpeechConfig(len(symbols), blocks=1, width=32, hidden=32))
     few = SpeechTraining(steps=6, batch_size=4, warmup=2)  # thousands, in earnest
-    train_teacher(teacher, pairs_of(corpus, symbols), few)
+    train_speech(teacher, pairs_of(corpus, symbols), few)
     report = distill_tts(teacher, student, pairs_of(corpus, symbols), min_coverage=0.0, max_backward=1000, training=few)
     voice = Voice(student, symbols, corpus.mel, "formant")
     said = voice.synthesize("the old cat", alpha=1.3, pauses=2.0)
@@ -73,8 +73,7 @@ from tutelage.methods.distill.fastspeech.training import (
     distilled_pairs,
     pairs_of,
     say,
-    train_student,
-    train_teacher,
+    train_speech,
     uniform_durations,
 )
 from tutelage.methods.distill.fastspeech.voice import Speech, Voice
@@ -111,7 +110,6 @@ __all__ = [
     "say",
     "scaled_durations",
     "speak_all",
-    "train_student",
-    "train_teacher",
+    "train_speech",
     "uniform_durations",
 ]

@@ -14,7 +14,7 @@ from tutelage.core.errors import InputError
 ROWS = 1e-3  # how far a row of attention may be from summing to 1
 
 
-Path = Literal["argmax", "monotonic"]
+Route = Literal["argmax", "monotonic"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def durations_from_attention(
     mel_len: int,
     head: Literal["best"] | tuple[int, int] = "best",
     reduction: int = 1,
-    path: Path = "argmax",
+    path: Route = "argmax",
 ) -> AlignmentResult:
     """d_t = how many frames look most at phoneme t, in the head of the highest focus rate: eqs. (1), (2).
 

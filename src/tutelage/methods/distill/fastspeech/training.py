@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 
 from tutelage.core.checks import check_choice, check_integer, check_number, check_positive
 from tutelage.core.errors import InputError
+from tutelage.core.files import check_folder
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import derive, generator
 from tutelage.data.utterances import Corpus, Symbols
-from tutelage.methods.distill.fastspeech.alignment import AlignmentResult, Path, durations_from_attention
+from tutelage.methods.distill.fastspeech.alignment import AlignmentResult, Route, durations_from_attention
 from tutelage.models.speech.fastspeech import FastSpeech
 from tutelage.models.speech.transformer_tts import TransformerTTS
 from tutelage.teaching.fit import FitResult, Objective, fit
-from tutelage.teaching.schedules import Schedule
+from tutelage.teaching.schedules import Schedule, warmup_cosine
 from tutelage.teaching.speech.batches import Pair, check_pairs, collate, padded, speech_loader
 from tutelage.teaching.speech.objectives import FastSpeechLoss, TeacherLoss
 
@@ -45,17 +47,15 @@ class SpeechTraining:
 
     def factor(self) -> Schedule:
         """(step, total) -> factor on `lr`, 1 at the end of the warm-up."""
-        warmup, name = self.warmup, self.schedule
+        warmup = self.warmup
 
         def noam(step: int, total: int) -> float:
             return min((step + 1) / warmup, math.sqrt(warmup / (step + 1)))
 
         def cosine(step: int, total: int) -> float:
-            if step < warmup:
-                return (step + 1) / warmup
-            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+            return warmup_cosine(min(1.0, warmup / total))(step, total)
 
-        return noam if name == "noam" else cosine
+        return noam if self.schedule == "noam" else cosine
 
 
 def pairs_of(corpus: Corpus, symbols: Symbols, *, durations: bool = False) -> list[Pair]:
@@ -63,57 +63,41 @@ def pairs_of(corpus: Corpus, symbols: Symbols, *, durations: bool = False) -> li
     return [Pair(symbols.encode(one.phonemes), one.mel, one.durations if durations else None) for one in corpus.utterances]
 
 
-def train_teacher(
-    teacher: TransformerTTS,
+def train_speech(
+    model: TransformerTTS | FastSpeech,
     pairs: Sequence[Pair],
     config: SpeechTraining | None = None,
     *,
     objective: Objective | None = None,
+    checkpoint: Path | str | None = None,
     seed: int = 0,
     progress: Progress = QUIET,
 ) -> FitResult:
-    """Train the autoregressive teacher on texts and recordings; it comes back in evaluation mode.
+    """Train the teacher on texts and recordings, or FastSpeech on texts, spectrograms and durations; it comes back in
+    evaluation mode.
 
-    objective: `TeacherLoss()` by default: with guided attention. Raises InputError before training.
+    objective: by default `TeacherLoss()`, with guided attention, or `FastSpeechLoss()`, eq. (6). checkpoint: a folder, as in
+    `fit`; written twenty times, and if it holds a checkpoint, training goes on from there to the same weights. Raises
+    InputError before training.
     """
-    check_pairs(pairs)
-    return _fitted(
-        teacher, pairs, objective or TeacherLoss(), config or SpeechTraining(), seed, progress, "autoregressive teacher"
-    )
-
-
-def train_student(
-    student: FastSpeech,
-    pairs: Sequence[Pair],
-    config: SpeechTraining | None = None,
-    *,
-    objective: Objective | None = None,
-    seed: int = 0,
-    progress: Progress = QUIET,
-) -> FitResult:
-    """Train FastSpeech on texts, spectrograms and durations by eq. (6); it comes back in evaluation mode."""
-    check_pairs(pairs, durations=True)
-    return _fitted(
-        student, pairs, objective or FastSpeechLoss(), config or SpeechTraining(), seed, progress, "FastSpeech student"
-    )
-
-
-def _fitted(
-    model: nn.Module,
-    pairs: Sequence[Pair],
-    objective: Objective,
-    config: SpeechTraining,
-    seed: int,
-    progress: Progress,
-    name: str,
-) -> FitResult:
+    student = isinstance(model, FastSpeech)
+    if not student and not isinstance(model, TransformerTTS):
+        raise InputError("model", type(model).__name__, "a TransformerTTS or a FastSpeech")
+    check_pairs(pairs, durations=student)
+    bands = model.config.bands
+    for i, pair in enumerate(pairs):
+        if pair.mel.shape[1] != bands:
+            raise InputError("pairs", f"number {i} with {pair.mel.shape[1]} bands", f"the {bands} bands of the model")
+    config, name = config or SpeechTraining(), "FastSpeech student" if student else "autoregressive teacher"
     return fit(
         model,
-        objective,
-        speech_loader(pairs, config.batch_size, generator(seed, "order")),
+        objective or (FastSpeechLoss() if student else TeacherLoss()),
+        speech_loader(pairs, config.batch_size, config.steps, generator(seed, "order")),
         steps=config.steps,
         optimizer=Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.98), eps=1e-9),
         schedule=config.factor(),
+        checkpoint=checkpoint,
+        checkpoint_every=max(1, config.steps // 20),
         log_every=max(1, config.steps // 50),
         seed=derive(seed, name),
         progress=progress,
@@ -123,7 +107,7 @@ def _fitted(
 
 @torch.no_grad()
 def align(
-    teacher: TransformerTTS, pairs: Sequence[Pair], *, batch_size: int = 32, path: Path = "argmax"
+    teacher: TransformerTTS, pairs: Sequence[Pair], *, batch_size: int = 32, path: Route = "argmax"
 ) -> list[AlignmentResult]:
     """Durations of each pair, by a teacher-forced pass in evaluation mode. path: see `durations_from_attention`."""
     check_pairs(pairs)
@@ -140,7 +124,7 @@ def align(
     return found
 
 
-def _aligned(attention: Tensor, text_len: int, mel_len: int, reduction: int, path: Path) -> AlignmentResult:
+def _aligned(attention: Tensor, text_len: int, mel_len: int, reduction: int, path: Route) -> AlignmentResult:
     """A monotonic path needs a step for each phoneme; an utterance that is too short for it is faulty, and shows it."""
     path = path if -(-mel_len // reduction) >= text_len else "argmax"
     return durations_from_attention(attention, text_len=text_len, mel_len=mel_len, reduction=reduction, path=path)
@@ -162,7 +146,7 @@ def say(
     frames_per_symbol: float = 20.0,
     batch_size: int = 32,
     cache: bool = True,
-    path: Path = "argmax",
+    path: Route = "argmax",
     each: Callable[[int], None] | None = None,
 ) -> list[Said]:
     """The teacher's own speech for texts (T,) of symbols, each at most `frames_per_symbol` T + 40 frames long."""
@@ -226,7 +210,7 @@ def distilled_pairs(
     min_focus: float = 0.0,
     min_coverage: float = 0.7,
     max_backward: int = 2,
-    path: Path = "argmax",
+    path: Route = "argmax",
     progress: Progress = QUIET,
 ) -> tuple[list[Pair], Report]:
     """Pairs with durations for the student, from `pairs` with or without them, and what was kept: eqs. (1) to (3).
@@ -275,26 +259,30 @@ def distill_tts(
     min_focus: float = 0.0,
     min_coverage: float = 0.7,
     max_backward: int = 2,
-    path: Path = "argmax",
+    path: Route = "argmax",
     training: SpeechTraining | None = None,
     objective: Objective | None = None,
+    checkpoint: Path | str | None = None,
     seed: int = 0,
     progress: Progress = QUIET,
 ) -> Report:
     """Teach `student` what the autoregressive `teacher` says: durations (2), distilled spectrograms (3), loss (6).
 
     pairs: texts and recordings, those the teacher was trained on. The other arguments are those of `distilled_pairs` and
-    `train_student`. The student comes back in evaluation mode. Raises InputError where vocabularies or bands differ, or
+    `train_speech`; with `checkpoint` the student's training is gone on from, after the teacher has spoken once more. The
+    student comes back in evaluation mode. Raises InputError where vocabularies or bands differ, or
     where no alignment is good enough to learn from.
     """
     if teacher.config.symbols != student.config.symbols or teacher.config.bands != student.config.bands:
         got = f"{student.config.symbols} symbols, {student.config.bands} bands"
         raise InputError("student", got, f"the teacher's {teacher.config.symbols} symbols and {teacher.config.bands} bands")
+    if checkpoint is not None:
+        check_folder(Path(checkpoint), "checkpoint")
     kept, report = distilled_pairs(
         teacher, pairs, sequence_level=sequence_level, min_focus=min_focus, min_coverage=min_coverage,
         max_backward=max_backward, path=path, progress=progress,
     )  # fmt: skip
-    result = train_student(student, kept, training, objective=objective, seed=seed, progress=progress)
+    result = train_speech(student, kept, training, objective=objective, checkpoint=checkpoint, seed=seed, progress=progress)
     return replace(report, history=result.history)
 
 
