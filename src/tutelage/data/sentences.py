@@ -87,9 +87,12 @@ def wordnet_sentences(folder: Path | str | None = None, *, low: int = 3, high: i
 
 
 def drawn_hard(count: int, seed: int = 0) -> tuple[str, ...]:
-    """`count` texts of the kinds of `HARD`, drawn: spelled letters, digits, words again and again, addresses. None is in it."""
+    """`count` texts of the kinds of `HARD`, drawn: spelled letters, digits, words again and again, addresses.
+
+    None is in it, not even in other letters or with other stops, which would be spoken alike.
+    """
     check_integer("count", count)
-    draw, known = numpy_generator(seed, "drawn hard sentences"), set(hard_sentences())
+    draw, known = numpy_generator(seed, "drawn hard sentences"), {_sounded(text) for text in hard_sentences()}
     found: list[str] = []
     letters, digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
     words = (
@@ -107,9 +110,14 @@ def drawn_hard(count: int, seed: int = 0) -> tuple[str, ...]:
         else:
             parts = [*draw.choice(words, 3), *draw.choice(list(letters), 2)]
             text = f" {draw.choice(['dot', 'slash', 'at', 'colon', 'dash'])} ".join(str(p) for p in draw.permutation(parts))
-        if text not in known:
+        if _sounded(text) not in known:
             found.append(text)
     return tuple(found)
+
+
+def _sounded(text: str) -> str:
+    """A text without what is not heard of it: capitals and stops."""
+    return " ".join(re.sub(r"[^a-z0-9]", " ", text.lower()).split())
 
 
 def plain_sentences(count: int, seed: int = 0) -> tuple[str, ...]:
