@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from pathlib import Path
 
@@ -81,4 +82,7 @@ def test_a_run_leaves_sounds_and_a_voice(tmp_path: Path, monkeypatch: pytest.Mon
     page = (folder / "report.html").read_text()
     assert page.count("<audio ") == len(names)
     assert (folder / "voice" / "voice.json").is_file()
+    rows = {row["arm"]: row["metrics"] for row in json.loads((folder / "result.json").read_text())["rows"]}
+    assert rows["fastspeech-student"]["kept_sentences"] == 100.0  # the smoke scale takes every alignment
+    assert rows["recordings-student"]["distilled_sentences"] == 0.0
     assert run(["speak", "the sea", "--voice", str(folder), "--out", str(tmp_path / "sea.wav"), "--steps", "2"]) == 0

@@ -12,6 +12,7 @@ ones here; the fifty hard sentences are read in the end only.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -26,6 +27,7 @@ from torch.optim import Adam
 from tutelage.claims.claim import Cell, Claim, ClaimConfig, Sentence
 from tutelage.claims.codehash import code_sha256
 from tutelage.core.cache import Cache
+from tutelage.core.files import write_json
 from tutelage.core.progress import Progress
 from tutelage.core.rng import derive, generator, seeded
 from tutelage.data.homes import HOMES
@@ -115,7 +117,8 @@ def cell(cell: Cell) -> Mapping[str, float]:
         spoken = {"hard": Spoken([one.mel for one in hard]), "heldout": Spoken([one.mel for one in heldout])}
         found["heldout_mcd"] = 0.0  # it is the recordings
     else:
-        model = trained(cell.arm, cell.unit, config, cell.cache, data, symbols, cell.progress)
+        model, distillation = trained(cell.arm, cell.unit, config, cell.cache, data, symbols, cell.progress)
+        found |= distillation
         spoken = {"hard": speak_all(model, tokens(hard)), "heldout": speak_all(model, tokens(heldout))}
         pairs = zip(spoken["heldout"].mels, heldout, strict=True)
         found["heldout_mcd"] = sum(mel_cepstral_distortion(mel, one.mel) for mel, one in pairs) / len(heldout)
@@ -291,10 +294,10 @@ def teacher(
 
 def trained(
     arm: str, unit: int, config: Config, cache: Cache, data: Mapping[str, Corpus], symbols: Symbols, progress: Progress
-) -> FastSpeech | TransformerTTS:
-    """The model of an arm."""
+) -> tuple[FastSpeech | TransformerTTS, dict[str, float]]:
+    """The model of an arm, and of a student, what came of the distillation it learnt from, in per cent of the sentences."""
     if arm == "autoregressive-teacher":
-        return teacher(unit, config, cache, data, symbols, progress)
+        return teacher(unit, config, cache, data, symbols, progress), {}
     seed = derive(unit, "fastspeech student")  # the same start and order for all students of a unit
     with seeded(seed, "init"):
         net = FastSpeech(
@@ -305,7 +308,7 @@ def trained(
 
     def build(folder: Path) -> None:
         pairs = pairs_of(data["train"], symbols)
-        distilled, _ = distilled_pairs(
+        distilled, report = distilled_pairs(
             teacher(unit, config, cache, data, symbols, progress), pairs, sequence_level=arm != "recordings-student",
             min_coverage=config.min_coverage, max_backward=config.max_backward, progress=progress,
         )  # fmt: skip
@@ -316,10 +319,13 @@ def trained(
         )
         train_speech(net, distilled, training, objective=FastSpeechLoss(), seed=seed, progress=progress)
         save_weights(net, folder / "net.safetensors")
+        shares = {"kept_sentences": report.kept / report.pairs, "distilled_sentences": report.distilled / report.pairs}
+        write_json(folder / "distillation.json", {name: 100 * share for name, share in shares.items()})
 
     key = {**fingerprint(config, data, *STUDENT), "seed": seed, "arm": arm}
-    load_weights(net, cache.get("speech-students", key, build) / "net.safetensors")
-    return net.eval()
+    folder = cache.get("speech-students", key, build)
+    load_weights(net, folder / "net.safetensors")
+    return net.eval(), json.loads((folder / "distillation.json").read_text(encoding="utf-8"))
 
 
 def data(config: Config) -> list[dict[str, Any]]:
@@ -399,5 +405,7 @@ CLAIM = Claim(
         "attention_skips": "phonemes of hard sentences without attention, %",
         "duration_error": "duration error a phoneme, ms",
         "speed_error": "length error at alpha 0.5 and 1.3, %",
+        "kept_sentences": "training sentences whose alignment was good enough to learn from, %",
+        "distilled_sentences": "training sentences learnt from the teacher's own spectrogram, %",
     },
 )  # fmt: skip

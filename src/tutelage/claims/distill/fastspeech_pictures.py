@@ -46,7 +46,7 @@ def _voice(arm: str, result: ClaimResult, config: Config, cache: Cache) -> Voice
     try:
         data = corpora(config, cache)
         symbols = vocabulary(data)
-        return Voice(trained(arm, 0, config, cache, data, symbols, QUIET), symbols, config.mel, config.speaker)
+        return Voice(trained(arm, 0, config, cache, data, symbols, QUIET)[0], symbols, config.mel, config.speaker)
     finally:
         torch.set_num_threads(before)
 
