@@ -85,4 +85,5 @@ def test_a_run_leaves_sounds_and_a_voice(tmp_path: Path, monkeypatch: pytest.Mon
     rows = {row["arm"]: row["metrics"] for row in json.loads((folder / "result.json").read_text())["rows"]}
     assert rows["fastspeech-student"]["kept_sentences"] == 100.0  # the smoke scale takes every alignment
     assert rows["recordings-student"]["distilled_sentences"] == 0.0
+    assert rows["fastspeech-student"].keys() >= {"speed_error", "carried_speed_error", "duration_error", "heldout_mcd"}
     assert run(["speak", "the sea", "--voice", str(folder), "--out", str(tmp_path / "sea.wav"), "--steps", "2"]) == 0
