@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.app import speak_command
 from tutelage.app.cli import run
 from tutelage.app.speak_command import small_voice
 from tutelage.auditing.page import Page, Section, write_page
 from tutelage.auditing.players import players
 from tutelage.core.cache import Cache
-from tutelage.core.errors import InputError
+from tutelage.core.errors import InputError, MissingError
+from tutelage.data import speakers, speech
+from tutelage.data.worlds.formant_voice import FormantVoice
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -47,6 +50,7 @@ def test_a_text_becomes_a_sound_file_and_the_voice_is_kept(tmp_path: Path, capsy
         (["a cat", "--alpha", "nan"], "alpha"),
         (["a cat", "--pauses", "-1"], "pauses"),
         (["a cat", "--voice", "nowhere"], "voice"),
+        (["a cat", "--steps", "0"], "steps"),
     ],
 )
 def test_speak_refuses(
@@ -55,6 +59,32 @@ def test_speak_refuses(
     monkeypatch.chdir(tmp_path)
     assert run(["speak", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"error: {named}: ")
+    assert not list(tmp_path.glob("*.wav"))
+
+
+def test_what_is_missing_is_told_before_a_voice_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(**_: object) -> None:
+        raise AssertionError("a voice was trained")
+
+    def nowhere(key: str) -> FormantVoice:
+        raise MissingError("espeak-ng is not on this machine")
+
+    def without(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speak_command, "small_voice", trained)
+    monkeypatch.setattr(speakers, "speaker", lambda key: FormantVoice())
+    assert run(["speak", "2 cats"]) == 2
+    assert capsys.readouterr().err.startswith("error: text: ")
+    monkeypatch.setattr(speakers, "speaker", nowhere)
+    assert run(["speak", "a cat"]) != 0
+    assert "espeak-ng" in capsys.readouterr().err
+    monkeypatch.setattr(speech, "import_module", without)
+    assert run(["speak", "a cat"]) != 0
+    assert "librosa" in capsys.readouterr().err
     assert not list(tmp_path.glob("*.wav"))
 
 

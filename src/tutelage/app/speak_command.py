@@ -37,6 +37,8 @@ def speak(
     from tutelage.core.errors import InputError
     from tutelage.core.files import check_folder
     from tutelage.core.progress import shown
+    from tutelage.data.speakers import speaker as speaker_of
+    from tutelage.data.speech import require
     from tutelage.methods.distill.fastspeech import Voice
 
     check_integer("steps", steps)
@@ -48,10 +50,13 @@ def speak(
     if out.suffix.lower() != ".wav":
         raise InputError("out", str(out), "a file that ends with .wav")
     check_folder(out.parent)
+    for package in ("librosa", "soundfile"):
+        require(package)
     if voice is not None:
         kept = voice / "voice" if (voice / "voice" / "voice.json").is_file() else voice
         found = Voice.load(kept)
     else:
+        speaker_of("espeak-ng").speak(text)  # a text that cannot be spoken is refused before a voice is trained for it
         with shown() as progress:
             found = small_voice(progress=progress)
     said = found.synthesize(text, alpha, pauses=pauses)
