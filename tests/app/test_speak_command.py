@@ -7,8 +7,10 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tutelage.app import speak_command
 from tutelage.app.cli import run
@@ -19,6 +21,8 @@ from tutelage.core.cache import Cache
 from tutelage.core.errors import InputError, MissingError
 from tutelage.data import speakers, speech
 from tutelage.data.worlds.formant_voice import FormantVoice
+from tutelage.teaching.fit import Context
+from tutelage.teaching.speech import FastSpeechLoss, SpeechBatch
 
 soundfile = pytest.importorskip("soundfile")
 
@@ -60,6 +64,27 @@ def test_speak_refuses(
     assert run(["speak", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"error: {named}: ")
     assert not list(tmp_path.glob("*.wav"))
+
+
+def test_a_voice_whose_training_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = small_voice(speaker="formant", sentences=4, steps=4, cache=Cache(tmp_path / "whole"))
+    calls: list[int] = []
+    plain = FastSpeechLoss.__call__
+
+    def stopping(self: FastSpeechLoss, model: torch.nn.Module, batch: SpeechBatch, ctx: Context) -> Any:
+        calls.append(ctx.step)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(self, model, batch, ctx)
+
+    monkeypatch.setattr(FastSpeechLoss, "__call__", stopping)
+    cache = Cache(tmp_path / "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        small_voice(speaker="formant", sentences=4, steps=4, cache=cache)
+    again = small_voice(speaker="formant", sentences=4, steps=4, cache=cache)
+    assert calls == [0, 1, 2, 2, 3]
+    assert torch.equal(again.synthesize("a red cat").mel, whole.synthesize("a red cat").mel)
+    assert not list((tmp_path / "stopped" / "voices-running").iterdir())
 
 
 def test_what_is_missing_is_told_before_a_voice_is_trained(

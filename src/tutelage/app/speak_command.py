@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,7 +79,7 @@ def small_voice(
     from tutelage.data.utterances import Symbols, spoken_corpus
     from tutelage.methods.distill.fastspeech import FastSpeech, FastSpeechConfig, SpeechTraining, Voice, pairs_of, train_speech
 
-    who, progress = speaker_of(speaker), progress or QUIET
+    who, progress, cache = speaker_of(speaker), progress or QUIET, cache or Cache.default()
     texts = plain_sentences(sentences) if speaker == "formant" else wordnet_sentences()[:sentences]
 
     def build(folder: Path) -> None:
@@ -88,11 +89,13 @@ def small_voice(
         with seeded(0, "small voice"):
             net = FastSpeech(FastSpeechConfig(len(symbols), blocks=2, hidden=256))
         training = SpeechTraining(steps, 16, warmup=min(400, steps))
-        train_speech(net, pairs_of(corpus, symbols, durations=True), training, progress=progress)
+        running = cache.folder("voices-running", key)  # a training that is stopped goes on from here
+        train_speech(net, pairs_of(corpus, symbols, durations=True), training, checkpoint=running, progress=progress)
         Voice(net, symbols, corpus.mel, speaker).save(folder)
+        shutil.rmtree(running, ignore_errors=True)
 
     key = {
         "speaker": who.name, "sentences": sentences, "steps": steps,
         "code": code_sha256("tutelage.methods.distill.fastspeech.training"),
     }  # fmt: skip
-    return Voice.load((cache or Cache.default()).get("voices", key, build))
+    return Voice.load(cache.get("voices", key, build))
