@@ -10,12 +10,42 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import yaml
 
 from tutelage.app.cli import run
 
 BLOCK = re.compile(r"```(\w+)([^\n]*)\n(.*?)```", flags=re.S)
+
+
+# nets that end the program, fail after the first passes, and have another class at each call
+NETS = {
+    "leaves.py": "sys.exit(0)",
+    "late.py": "return x.flatten(1)[:, :2] / (1 if self.calls < 3 else 1 / 0)",
+    "grows.py": "return x.flatten(1)[:, : self.calls + 1]",
+}
+NET = """import sys
+from torch import nn
+
+class Net(nn.Module):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        {}
+
+def build():
+    return Net()
+"""
+MIN = "gates: [{metric: clean, rule: min, value: 0}]"
+TABLES = {
+    "words.csv": "1,1,1,high\n2,2,2,low\n",
+    "high.csv": "1,1,1,0.5\n2,2,2,1.5\n",
+    "unlabelled.csv": "1,a,a,0.5\n2,,,0.5\n3,,b,0.5\n",
+    "twice.csv": "1,1,1,0.5\n1,1,2,0.5\n",
+    "spelt.csv": "1,1,one,0.5\n2,2,two,0.5\n",
+}
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +121,22 @@ def test_junit_and_summary_go_where_ci_wants_them(place: Path, tmp_path: Path, m
         ("gates: [{metric: clean, rule: min, valeu: 0.5}]", "policy.gates.0"),
         ("gates: [{metric: robust, rule: min, value: 0.5}]\ncandidate: {predictions: new.csv}", "no metric robust"),
         ("- 1", "names and values"),
+        (f"candidate: {{predictions: words.csv}}\n{MIN}", "numbers in [0, 1]"),
+        (f"candidate: {{predictions: high.csv}}\n{MIN}", "values from 0.5 to 1.5"),
+        (f"candidate: {{predictions: unlabelled.csv}}\n{MIN}", "2 rows without a label"),
+        (f"candidate: {{predictions: twice.csv}}\ndata: {{id: id}}\n{MIN}", "id '1' twice"),
+        (
+            f"candidate: {{predictions: new.csv}}\nchampion: {{predictions: spelt.csv}}\n{MIN}",
+            "got answers such as 'one'",
+        ),
+        (f"candidate: {{model: 'leaves.py:build'}}\ndata: {{test: t.npz}}\n{MIN}", "SystemExit"),
+        (f"candidate: {{model: 'late.py:build'}}\ndata: {{test: t.npz}}\n{MIN}", "division by zero (late.py, line 9)"),
+        (f"candidate: {{model: 'grows.py:build'}}\ndata: {{test: t.npz}}\n{MIN}", "3 outputs after 2"),
+        ("candidate: {predictions: new.csv}\ncard: {limits: 3}", "policy.card.limits: got 3, wanted a list of words"),
+        ("candidate: {predictions: new.csv}\ntrackers: [nobody]", "policy.trackers"),
+        ("candidate: {predictions: new.csv}\nregistry: new.csv", "policy.registry: got new.csv, wanted a folder"),
+        ("candidate: {predictions: new.csv}\ndata: {test: new.csv, schema: {upper: {min: high}}}", "rules that fit"),
+        ("candidate: {predictions: new.csv}\ndata: {test: new.csv, schema: {upper: {categories: 1}}}", "rules that fit"),
         ("gates: [", "YAML"),
     ],
 )
@@ -98,10 +144,49 @@ def test_what_cannot_be_judged_is_a_fail_and_never_inconclusive(
     policy: str, words: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     monkeypatch.chdir(place)
+    for name, code in NETS.items():
+        Path(name).write_text(NET.format(code))
+    np.savez("t.npz", image=np.zeros((40, 1, 4, 4), np.uint8), label=np.arange(40) % 2)
+    for name, rows in TABLES.items():
+        Path(name).write_text("id,label,prediction,confidence\n" + rows)
     (tmp_path / "p.yaml").write_text(policy)
     assert run(["gate", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "out")]) == 1
     captured = capsys.readouterr()
     assert words in " ".join((captured.out + captured.err).split())
+
+
+def test_an_error_leaves_no_pass_of_an_earlier_gate_behind(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    ci = ["--out", str(tmp_path / "out"), "--junit", str(tmp_path / "j.xml"), "--summary", str(tmp_path / "s.md")]
+    (tmp_path / "s.md").write_bytes(b"\xff before\n")  # whatever stands there is kept
+    assert run(["gate", "policy.yaml", *ci]) == 0
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    assert run(["gate", "policy.yaml", "--candidate", "gone<&>.csv", *ci]) == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["junit.xml", "mine.txt", "summary.md"]
+    for file in (tmp_path / "j.xml", tmp_path / "out" / "junit.xml"):
+        suite = ElementTree.parse(file).getroot()
+        assert (suite.attrib["tests"], suite.attrib["errors"]) == ("1", "1")
+        assert "gone<&>.csv" in str(suite.find("testcase/error").attrib["message"])  # type: ignore[union-attr]
+    said = (tmp_path / "s.md").read_bytes()
+    assert said.startswith(b"\xff before\n## Gate digits: PASS")
+    assert said.endswith(b"Nothing was judged: candidate: there is no file gone\\<\\&\\>.csv\n")
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-option"], ["policy.yaml", "another"], ["policy.yaml", "--out"], [],
+                                       ["policy.yaml", "--junit", "."], ["policy.yaml", "--summary", "new.csv/x"]])  # fmt: skip
+def test_a_wrong_command_line_is_not_inconclusive(arguments: list[str], place: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    assert run(["gate", *arguments]) == 1
+    assert run(["gate", "--help"]) == 0
+
+
+def test_the_order_of_rows_that_have_ids_does_not_matter(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(place)
+    head, *rows = Path("new.csv").read_text().splitlines()
+    (tmp_path / "new.csv").write_text("\n".join([head, *reversed(rows)]))
+    assert run(["gate", "policy.yaml", "--candidate", str(tmp_path / "new.csv"), "--out", str(tmp_path / "out")]) == 0
+    ours, theirs = (json.loads((folder / "bundle.json").read_text()) for folder in (tmp_path / "out", place / "gate"))
+    assert ours["candidate"]["metrics"] == theirs["candidate"]["metrics"]
 
 
 def test_no_policy_and_a_changed_bundle_fail(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

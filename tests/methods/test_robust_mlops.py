@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tutelage.core.errors import InputError, MissingError, TutelageError
+from tutelage.core.files import canonical_json, sha256_text
 from tutelage.methods.audit.robust_mlops import (
     Bundle,
     Evidence,
@@ -551,6 +552,63 @@ def test_a_bundle_is_judged_again_to_the_same_verdict_and_refuses_changes(tmp_pa
     file.write_text(file.read_text().replace('"delta": 0.01', '"delta": 0.5'))
     with pytest.raises(InputError, match="changed after"):
         replay(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.pop("verdict"),
+        lambda a: a.pop("lineage"),
+        lambda a: a["lineage"].update(code="x"),
+        lambda a: a["candidate"].update(metrics=[1]),
+        lambda a: a["candidate"].update(sets=None),
+        lambda a: a["candidate"]["metrics"]["clean"].update(interval=[1]),
+        lambda a: a["candidate"]["metrics"]["clean"].update(value=0.99),  # not what its own answers give
+        lambda a: a["champion"]["metrics"]["clean"].update(right="01"),
+        lambda a: a.update(policy="/etc/policy.yaml"),
+        lambda a: a.update(version=99),
+        lambda a: a["verdict"]["outcomes"][0].update(status="fail"),
+        lambda a: a["verdict"]["outcomes"].pop(),
+    ],
+)  # fmt: skip
+def test_a_bundle_that_was_sealed_again_is_read_with_care(change: Any, tmp_path: Path):
+    example(tmp_path)
+    file = tmp_path / "gate" / "bundle.json"
+    about = json.loads(file.read_text())
+    about.pop("sha256")
+    change(about)
+    file.write_text(json.dumps({**about, "sha256": sha256_text(canonical_json(about))}))
+    with pytest.raises(InputError, match=r"^bundle: "):
+        Bundle.load(file)
+
+
+@pytest.mark.parametrize(
+    "about",
+    ["[]", '{"a": 1}', '{"a": {"value": 1, "ci95": [1], "n": 3}}', '{"a": {"value": 0.5, "ci95": [0.6, 1], "n": 3}}',
+     '{"a": {"value": 0.5, "ci95": [0, 1], "n": -3}}', '{"a": {"values": []}}', '{"a": {"values": [[1, 2], [3, 4]]}}',
+     '{"a": {"right": ""}}', '{"a\\ud800": {"value": 1, "ci95": [1, 1], "n": 3}}'],
+)  # fmt: skip
+def test_a_file_of_metrics_that_makes_no_sense_is_refused(about: str, tmp_path: Path):
+    (tmp_path / "m.json").write_text(about)
+    (tmp_path / "p.csv").write_text("label,prediction\n1,1\n2,2\n")
+    source = {"predictions": str(tmp_path / "p.csv"), "metrics": str(tmp_path / "m.json")}
+    with pytest.raises(InputError, match=r"^metrics: got m\.json"):
+        gate(policy({"metric": "a", "rule": "min", "value": 0.1}, candidate=source))
+
+
+def test_names_from_files_are_words_in_every_report(tmp_path: Path):
+    name = "a|b<i>\x1b[31m\x00`c`~~d~~$e$#1\n# f"
+    new = Evidence(name, "h`x`", "d`y`", {name: Measured(0.5, 9, (0.4, 0.6))}, {"data": {"n": "<b>9</b>"}})
+    files = gate(policy({"metric": name, "rule": "min", "value": 0.1}, name=name), new, out=tmp_path).files
+    for file in ("summary", "card", "prometheus", "junit"):
+        text = files[file].read_text()
+        assert "\x1b" not in text
+        assert "\x00" not in text
+    written = r"a\|b\<i\>?\[31m?\`c\`\~\~d\~\~\$e\$\#1 \# f"
+    assert files["summary"].read_text().count(written) == 3
+    assert r"h\`x\`" in files["summary"].read_text()
+    assert r"\<b\>9\</b\> items" in files["card"].read_text()
+    assert ElementTree.parse(files["junit"]).getroot().attrib["name"].startswith("gate a|b<i>?[31m?`c`")
 
 
 def test_a_nan_is_kept_as_nan(tmp_path: Path):

@@ -17,7 +17,7 @@ from rich.table import Table
 from tutelage import __version__
 from tutelage.app.compare_commands import as_saved, compare
 from tutelage.app.data_commands import data_app
-from tutelage.app.gate_commands import card, gate, monitor
+from tutelage.app.gate_commands import GateCommand, card, gate, monitor
 from tutelage.app.init_command import init
 from tutelage.app.plugins import changed, listed, shown, split_changes, split_threats, use
 from tutelage.app.site_commands import site_app
@@ -77,6 +77,9 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _say_error("interrupted")
         return 130
+    except SystemExit as error:  # no command of ours raises it: a model's own code did, and a 0 of it would be no success
+        _say_error(f"the program was ended by code that it was given to run (sys.exit({error.code!r}))")
+        return 2
     except OSError as error:
         where, what = f": {short_path(error.filename)}" if error.filename else "", advice(error)
         _say_error(f"{error.strerror or error}{where}{f'; {what}' if what else ''}")
@@ -396,6 +399,7 @@ def audit(
     from tutelage.core.runs import Run
     from tutelage.core.workers import get_engine
     from tutelage.data.readers import read_images
+    from tutelage.models.checks import same_classes
     from tutelage.models.loading import load_model
     from tutelage.threats.parse import parse_threat
 
@@ -445,7 +449,7 @@ def audit(
         net = load_model(model, weights).to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise InputError("device", device, f"a device of this machine ({error})") from error
-    with shown() as progress:
+    with same_classes(net), shown() as progress:
         result = run_audit(
             net, images, threats=threats_made, corruptions=corruptions or None, baseline=baseline, shifts=shifts, slices=parts,
             n=None if pictures else n or None, batch_size=batch_size, seed=seed, curve=curve, force=force, name=name or model,
@@ -482,7 +486,7 @@ app.command()(compare)
 app.command()(speak)
 app.command()(init)
 app.command()(sweep)
-app.command()(gate)
+app.command(cls=GateCommand)(gate)
 app.command()(monitor)
 app.command()(card)
 

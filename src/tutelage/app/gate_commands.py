@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from tutelage.core.errors import InputError, TutelageError
 
@@ -18,6 +22,18 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False)
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+class GateCommand(TyperCommand):
+    """A wrong command line of a gate ends in 1 too."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().make_context(*args, **kwargs)
+        except Exception as error:
+            if getattr(error, "exit_code", 0):
+                error.exit_code = 1  # type: ignore[attr-defined]
+            raise
 
 
 def gate(
@@ -35,38 +51,46 @@ def gate(
 ) -> None:
     """May the candidate be shipped? Judges it by a policy, against the model in production, on the same items.
 
-    Exit code 0: pass. 1: fail, also when something cannot be read. 2: inconclusive, measure on more items.
+    Exit code 0: pass. 1: fail, also when something cannot be read or the command line is wrong. 2: inconclusive, measure on
+    more items.
     Writes bundle.json, junit.xml, summary.md, metrics.prom, report.html and MODEL_CARD.md.
 
     Example: `tutelage gate policy.yaml --candidate audits/new --champion audits/old`
     """
-    from tutelage.core.files import check_folder, write_atomic
+    from tutelage.core.files import check_folder
 
-    try:
-        if (policy is None) == (replay is None):
-            raise InputError("POLICY", "both" if policy else "nothing", "a policy, or --replay with a bundle")
-        if replay is not None:
-            from tutelage.methods.audit.robust_mlops.bundle import Bundle
+    if replay is not None:
+        from tutelage.methods.audit.robust_mlops.bundle import Bundle
 
+        with _no_other_code():
+            if policy is not None:
+                raise InputError("POLICY", "both", "a policy, or --replay with a bundle")
             verdict = Bundle.load(replay).verdict
-            out.print(_table(verdict))
-            out.print(_last_line(verdict) + " (judged again from the bundle)")
-            raise typer.Exit(verdict.exit_code)
-        from tutelage.core.progress import shown
-        from tutelage.methods.audit.robust_mlops.gating import gate as run_gate
+        out.print(_table(verdict))
+        out.print(_last_line(verdict) + " (judged again from the bundle)")
+        raise typer.Exit(verdict.exit_code)
+    from tutelage.core.progress import shown
+    from tutelage.methods.audit.robust_mlops.gating import gate as run_gate
+    from tutelage.methods.audit.robust_mlops.reports import clear_reports, write_error
 
-        assert policy is not None
+    with _no_other_code():
+        if policy is None:
+            raise InputError("POLICY", "nothing", "a policy, or --replay with a bundle")
         check_folder(folder)
-        with shown() as progress:
-            result = run_gate(policy, _source(candidate), _source(champion), out=folder, progress=progress)
-        if junit is not None:
-            write_atomic(junit, result.files["junit"].read_text(encoding="utf-8"))
-        if summary is not None:
-            before = summary.read_text(encoding="utf-8") if summary.is_file() else ""
-            write_atomic(summary, before + result.files["summary"].read_text(encoding="utf-8"))
-    except TutelageError as error:  # 2 would read as "inconclusive": what cannot be judged is not shipped
-        error.exit_code = 130 if error.exit_code == 130 else 1
-        raise
+        for option, file in (("junit", junit), ("summary", summary)):
+            if file is not None:
+                check_folder(file.parent, option)
+                if file.exists() and not file.is_file():
+                    raise InputError(option, str(file), "a file")
+        clear_reports(folder)
+        try:
+            with _no_other_code(), shown() as progress:
+                result = run_gate(policy, _source(candidate), _source(champion), out=folder, progress=progress)
+        except TutelageError as error:
+            if error.exit_code == 1:
+                _send(write_error(str(error), folder), junit, summary)
+            raise
+        _send(result.files, junit, summary)
     out.print(_table(result.verdict))
     for reason in result.verdict.reasons:
         out.print(f"- {reason}", markup=False, soft_wrap=True)
@@ -156,6 +180,33 @@ def card(
         raise InputError("out", str(to), "a file that is not there yet, or --force")
     write_atomic(to, model_card(found))
     out.print(f"model card: {to}", soft_wrap=True)
+
+
+@contextmanager
+def _no_other_code() -> Iterator[None]:
+    """Whatever happens ends in 1: a 2 would read as "inconclusive", and a model that ends the program could make it a 0."""
+    try:
+        yield
+    except TutelageError as error:
+        error.exit_code = 130 if error.exit_code == 130 else 1
+        raise
+    except (Exception, SystemExit) as error:  # a model, its data and its metrics are the user's own code and files
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"
+        failure = TutelageError(f"nothing was judged: {reason}")
+        failure.exit_code = 1
+        raise failure from error
+
+
+def _send(files: Mapping[str, Path], junit: Path | None, summary: Path | None) -> None:
+    """The reports to where CI wants them: JUnit replaced, the summary appended to."""
+    from tutelage.core.files import write_atomic
+
+    if junit is not None:
+        write_atomic(junit, files["junit"].read_bytes())
+    if summary is not None:
+        before = summary.read_bytes() if summary.exists() else b""
+        write_atomic(summary, before + files["summary"].read_bytes())
 
 
 def _source(text: str) -> Source | None:

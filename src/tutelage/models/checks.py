@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -95,11 +96,36 @@ def run_model(model: nn.Module, x: Tensor, name: str = "model") -> Tensor:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise InputError("batch_size", f"{len(x)} samples, for which memory is short", "a smaller one") from error
-    except Exception as error:  # the user's own code may raise anything; its reason belongs into the one sentence
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything; its reason belongs into the one sentence
         what = f"inputs of shape {tuple(x.shape)} and type {str(x.dtype).removeprefix('torch.')}"
         wanted = _remedy(model, x) or "logits (B, classes)"
         raise InputError(name, f"{type(error).__name__} on {what}: {error}", wanted) from error
     return check_logits(outputs, len(x), name)
+
+
+@contextmanager
+def same_classes(model: nn.Module) -> Iterator[None]:
+    """Inside, a model whose number of outputs changes from one call to the next raises InputError, where it does."""
+    handle = model.register_forward_hook(_SameClasses())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _SameClasses:
+    """A hook; a class, so that a model that carries it can be copied and sent to other processes."""
+
+    classes = 0
+
+    def __call__(self, model: nn.Module, inputs: object, outputs: object) -> None:
+        if isinstance(outputs, Tensor) and outputs.dim() == 2:
+            classes = outputs.shape[1]
+            self.classes = self.classes or classes
+            if classes != self.classes:
+                raise InputError(
+                    "model", f"{classes} outputs after {self.classes} before", "as many outputs, one a class, at each call"
+                )
 
 
 def check_first_batch(model: nn.Module, x: Tensor, y: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0)) -> int:

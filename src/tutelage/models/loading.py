@@ -69,7 +69,7 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
             raise InputError("model", f"{factory} with the argument {needed!r}", "a function that needs no arguments")
         try:
             model = target()
-        except Exception as error:  # the user's own code may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code may raise anything
             raise InputError(
                 "model", f"{factory} raising {type(error).__name__}: {error}", "a function that returns"
             ) from error
@@ -105,7 +105,7 @@ def _import(name: str) -> object:
         sys.modules.setdefault(path.stem, module)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if fresh:
                 del sys.modules[path.stem]
             raise InputError("model", f"{name} raising {type(error).__name__}: {error}", "a file that can be run") from error
@@ -116,7 +116,7 @@ def _import(name: str) -> object:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise InputError("model", name, f"a module that can be imported from here ({error})") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError("model", f"{name} raising {type(error).__name__}: {error}", "a module that can be imported") from error
     finally:
         sys.path.remove(here)

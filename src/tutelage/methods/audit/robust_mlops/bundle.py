@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import canonical_json, sha256_text, write_json
-from tutelage.methods.audit.robust_mlops.judge import Evidence, Measured, Verdict, judge
+from tutelage.methods.audit.robust_mlops.judge import Evidence, Measured, Outcome, Verdict, judge
 from tutelage.methods.audit.robust_mlops.policy import Policy, describe, read_policy
-from tutelage.methods.audit.robust_mlops.profile import Finding
+from tutelage.methods.audit.robust_mlops.profile import Finding, Level
 
 VERSION = 1
 
@@ -69,19 +69,27 @@ class Bundle:
         if sealed != sha256_text(canonical_json(about)):
             raise InputError("bundle", file.name, "a bundle whose hash is right; this one was changed after it was written")
         try:
-            policy = read_policy(about["policy"])
-            findings = tuple(Finding(**one) for one in about["findings"])
+            if about["version"] != VERSION:
+                raise InputError("bundle", f"version {about['version']}", f"version {VERSION}, which this package reads")
+            policy = read_policy(dict(about["policy"]))
+            findings = tuple(map(_finding, about["findings"]))
             candidate = _read(about["candidate"])
             champion = _read(about["champion"]) if about["champion"] is not None else None
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError("bundle", f"{file.name} ({error})", "a bundle as `gate` writes it") from error
-        verdict = judge(policy, candidate, champion, findings)
-        found = cls(policy, candidate, champion, findings, verdict, about["lineage"], about["rollback"], about["time"])
-        if verdict.status != about["verdict"]["status"]:
+            lineage = {**about["lineage"], "code": dict(about["lineage"].get("code") or {})}
+            verdict = judge(policy, candidate, champion, findings)
+            found = cls(policy, candidate, champion, findings, verdict, lineage, str(about["rollback"]), str(about["time"]))
+            stored = [about["verdict"]["status"], *((one["gate"], one["status"]) for one in about["verdict"]["outcomes"])]
+        except InputError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError("bundle", f"{file.name} ({reason})", "a bundle as `gate` writes it") from error
+        if stored != [verdict.status, *((one.gate, one.status) for one in verdict.outcomes)]:
+            told = [f"{gate} {status}" for gate, status in stored[1:]]
             raise InputError(
                 "bundle",
-                f"a verdict {about['verdict']['status']}",
-                f"{verdict.status}, which its evidence gives with this version",
+                f"a verdict {stored[0]} ({', '.join(told)})",
+                f"{_in_words(verdict.status, verdict.outcomes)}, which its evidence gives with this version",
             )
         return found
 
@@ -89,6 +97,10 @@ class Bundle:
 def replay(path: Path | str) -> Verdict:
     """Judge the evidence of a stored bundle again. Raises InputError if it was changed or gives another verdict."""
     return Bundle.load(path).verdict
+
+
+def _in_words(status: str, outcomes: Sequence[Outcome]) -> str:
+    return f"{status} ({', '.join(f'{one.gate} {one.status}' for one in outcomes)})"
 
 
 def _written(one: Evidence) -> dict[str, Any]:
@@ -113,13 +125,24 @@ def _written(one: Evidence) -> dict[str, Any]:
 def _read(about: Mapping[str, Any]) -> Evidence:
     metrics = {}
     for name, one in about["metrics"].items():
-        right = tuple(digit == "1" for digit in one["right"]) if "right" in one else None
+        right = tuple("01".index(digit) == 1 for digit in one["right"]) if "right" in one else None
         values = tuple(map(_number, one["values"])) if "values" in one else None
-        interval = (_number(one["interval"][0]), _number(one["interval"][1])) if "interval" in one else None
-        metrics[name] = Measured(_number(one["value"]), int(one["n"]), interval, right, values, one.get("doubt", ""))
+        low, high = map(_number, one["interval"]) if "interval" in one else (0.0, 0.0)
+        interval = (low, high) if "interval" in one else None
+        value, n = _number(one["value"]), int(one["n"])
+        if right is not None and (len(right) != n or (n and abs(sum(right) / n - value) > 1e-9)):
+            raise ValueError(f"{name} is not the share of its own answers")
+        metrics[name] = Measured(value, n, interval, right, values, str(one.get("doubt", "")))
     return Evidence(
-        about["name"], about["sha256"], about["data"], metrics, about["facts"], about["sets"], tuple(about["clusters"])
-    )
+        str(about["name"]), str(about["sha256"]), str(about["data"]), metrics, dict(about["facts"]), dict(about["sets"]),
+        tuple(map(str, about["clusters"])),
+    )  # fmt: skip
+
+
+def _finding(about: Mapping[str, Any]) -> Finding:
+    if (level := about["level"]) not in get_args(Level):
+        raise ValueError(f"a finding of level {level}")
+    return Finding(level, str(about["column"]), str(about["rule"]), str(about["value"]))
 
 
 def _number(value: Any) -> float:

@@ -18,7 +18,7 @@ from tutelage.methods.audit.robust_mlops.measure import evidence_from
 from tutelage.methods.audit.robust_mlops.policy import Policy, Source, describe, read_policy
 from tutelage.methods.audit.robust_mlops.profile import Finding, Profile, find_leakage, find_leaking_columns
 from tutelage.methods.audit.robust_mlops.registry import Registry, Store, Version
-from tutelage.methods.audit.robust_mlops.reports import write_reports
+from tutelage.methods.audit.robust_mlops.reports import check_card, write_reports
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,11 @@ def gate(
     before a model is measured. Raises InputError and MissingError for what cannot be read.
     """
     rules = read_policy(policy)
+    check_card(rules.card)
+    for name in rules.trackers:
+        _tracker(name)  # a wrong name is told before anything is measured
+    if rules.registry and Path(rules.registry).exists() and not Path(rules.registry).is_dir():
+        raise InputError("policy.registry", rules.registry, "a folder")
     store = registry if registry is not None else Registry(rules.registry) if rules.registry else None
     findings = validate(rules)
     stop = any(one.level == "error" for one in findings)
@@ -97,14 +102,18 @@ def validate(policy: Policy) -> list[Finding]:
     elif checked:
         profile = make_profile(as_columns(data.reference, "data.reference") if data.reference else test, policy)
     if checked:
-        findings += profile.check({name: values for name, values in test.items() if name in profile.columns or name != data.id})
+        known = {name: values for name, values in test.items() if name in profile.columns or name != data.id}
+        try:
+            findings += profile.check(known)
+        except TypeError as error:  # a word as the least number, and the like
+            raise InputError("policy.data.schema", str(error), "rules that fit their columns") from error
     if data.train:
         ignored = [name for name in (data.id,) if name]
         train = as_columns(data.train, "data.train")
         findings += find_leakage(train, test, ignore=ignored)
         if data.label:
-            known = {name: values for name, values in train.items() if name != data.id}
-            findings += find_leaking_columns(known, data.label)
+            told = {name: values for name, values in train.items() if name != data.id}
+            findings += find_leaking_columns(told, data.label)
     return findings
 
 
@@ -115,13 +124,15 @@ def make_profile(data: Any, policy: Policy) -> Profile:
     """
     own = policy.data
     kept = {name: values for name, values in as_columns(data).items() if name != own.id or name in own.data_schema}
-    return Profile.fit(kept, label=own.label, cross=own.cross, schema=own.data_schema, least_rows=own.least_rows)
+    try:
+        return Profile.fit(kept, label=own.label, cross=own.cross, schema=own.data_schema, least_rows=own.least_rows)
+    except TypeError as error:
+        raise InputError("policy.data.schema", str(error), "rules that fit their columns") from error
 
 
 def track(bundle: Bundle, trackers: tuple[str, ...], folder: Path) -> None:
     """Log verdict and metrics to Accelerate's trackers: mlflow, wandb, tensorboard, ... (as far as they are installed)."""
     from accelerate.state import PartialState
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     PartialState()  # trackers ask it which process they are in
     numbers: dict[str, float] = {"gate/exit_code": float(bundle.verdict.exit_code)}
@@ -130,10 +141,7 @@ def track(bundle: Bundle, trackers: tuple[str, ...], folder: Path) -> None:
             if found.value == found.value:
                 numbers[f"{role}/{name}"] = found.value
     for name in trackers:
-        kinds = {str(key): kind for key, kind in LOGGER_TYPE_TO_CLASS.items()}
-        if name not in kinds:
-            raise InputError("policy.trackers", name, f"one of {', '.join(kinds)}")
-        kind = kinds[name]
+        kind = _tracker(name)
         try:
             tracker = kind(bundle.policy.name, folder) if kind.requires_logging_directory else kind(bundle.policy.name)
             if hasattr(tracker, "start"):  # of newer versions of Accelerate
@@ -143,6 +151,15 @@ def track(bundle: Bundle, trackers: tuple[str, ...], folder: Path) -> None:
         tracker.store_init_configuration({"bundle": bundle.sha256, "status": bundle.verdict.status})
         tracker.log({key.replace("@", "_at_").replace(":", "/"): value for key, value in numbers.items()}, step=0)
         tracker.finish()
+
+
+def _tracker(name: str) -> Any:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    kinds = {str(key): kind for key, kind in LOGGER_TYPE_TO_CLASS.items()}
+    if name not in kinds:
+        raise InputError("policy.trackers", name, f"one of {', '.join(kinds)}")
+    return kinds[name]
 
 
 def _evidence(

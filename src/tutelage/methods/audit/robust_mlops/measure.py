@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from tutelage.core.rng import numpy_generator
 from tutelage.core.stats.distances import texts
 from tutelage.core.stats.means import mean_t
 from tutelage.core.stats.proportions import wilson
-from tutelage.methods.audit.robust_mlops.columns import Columns, as_columns, is_number, rows, sha256_columns
+from tutelage.methods.audit.robust_mlops.columns import Column, Columns, as_columns, is_number, rows, sha256_columns, take
 from tutelage.methods.audit.robust_mlops.estimate import calibration_error
 from tutelage.methods.audit.robust_mlops.judge import Evidence, Measured
 from tutelage.methods.audit.robust_mlops.lineage import hash_of
@@ -92,10 +91,14 @@ def evidence_of_audit(result: AuditResult, policy: Policy, *, name: str = "") ->
 def evidence_of_predictions(source: Source, policy: Policy, role: str) -> Evidence:
     """Of a .csv or .parquet with the columns prediction, label (or a test table that has it), and perhaps confidence and an id.
 
-    With `data.test` rows are joined by `data.id`, or taken in order if there is no id and as many.
+    Rows are joined by `data.id`, with `data.test` if there is one; without an id they are taken in their order. A row without
+    an answer counts as wrong; a row without a label is refused, and so are answers none of which is a label.
     """
     columns = as_columns(source.predictions, role)
     watch, identity = policy.monitor, policy.data.id
+    if identity in columns and not (policy.data.test or policy.data.slices):  # two files in two orders are the same items
+        columns = take(columns, np.argsort(texts(columns[identity]), kind="stable"))
+        _places(columns[identity], identity, role)
     label = policy.data.label or watch.label
     if watch.prediction not in columns:
         raise InputError(role, f"columns {', '.join(columns)}", f"a column {watch.prediction}")
@@ -105,13 +108,19 @@ def evidence_of_predictions(source: Source, policy: Policy, role: str) -> Eviden
         columns = _joined(columns, test, identity, role)
     if label not in test:
         raise InputError(role, f"columns {', '.join(test)}", f"a column {label} in the predictions or in data.test")
-    truth = texts(test[label])
-    right = texts(columns[watch.prediction]) == truth
-    if is_number(columns[watch.prediction]) and is_number(test[label]):  # 1 and 1.0 are one answer
-        right = columns[watch.prediction].astype(np.float64) == test[label].astype(np.float64)
+    answers, truth = columns[watch.prediction], texts(test[label])
+    if missing := int((truth == "").sum()):
+        raise InputError(role, f"{missing} rows without a {label}", "a label in each row")
+    as_numbers = is_number(answers) and is_number(test[label])  # 1 and 1.0 are one answer
+    said, meant = (answers.astype(np.float64), test[label].astype(np.float64)) if as_numbers else (texts(answers), truth)
+    if not np.isin(said, meant).any():  # another spelling; beside such a champion any model would look good
+        raise InputError(
+            role, f"answers such as {said.tolist()[0]!r}", f"the spelling of the labels, such as {meant.tolist()[0]!r}"
+        )
+    right = said == meant
     metrics = {"clean": Measured.share(right)}
     if watch.confidence in columns:
-        metrics["ece"] = ece_of(columns[watch.confidence].astype(np.float64), right, policy)
+        metrics["ece"] = ece_of(_confidences(columns[watch.confidence], watch.confidence, role), right, policy)
     table = {**test, **(as_columns(policy.data.slices, "slices") if policy.data.slices else {})}
     if policy.data.slices:
         _add_slices(metrics, _slice_table(policy, len(right)), policy)
@@ -121,6 +130,16 @@ def evidence_of_predictions(source: Source, policy: Policy, role: str) -> Eviden
     digest = hash_of(source.weights or source.predictions)
     name = source.name or Path(source.predictions).stem
     return Evidence(name, digest, items, metrics, facts, clusters=_clusters(table, policy))
+
+
+def _confidences(values: Column, name: str, role: str) -> npt.NDArray[np.float64]:
+    if values.dtype.kind not in "iufb":
+        raise InputError(f"{role}, column {name}", f"{values[0]!r}", "numbers in [0, 1]")
+    found = values.astype(np.float64)
+    low, high = (float(np.nanmin(found)), float(np.nanmax(found))) if not np.isnan(found).all() else (0.0, 0.0)
+    if low < 0 or high > 1:
+        raise InputError(f"{role}, column {name}", f"values from {low:.4g} to {high:.4g}", "numbers in [0, 1]")
+    return found
 
 
 def evidence_of_answers(
@@ -158,17 +177,19 @@ def _of_model(source: Source, policy: Policy, role: str, progress: Progress) -> 
     from tutelage.auditing.audit import audit
     from tutelage.auditing.measure import predict
     from tutelage.data.readers import read_images
+    from tutelage.models.checks import same_classes
     from tutelage.models.loading import load_model
 
     if not policy.data.test:
         raise InputError("policy.data.test", "nothing", "labelled images to measure a model on")
     model = load_model(source.model, source.weights or None)
     images = read_images(Path(policy.data.test))
-    result = audit(
-        model, images, threats=list(policy.data.threats), corruptions=policy.data.corruptions or None,
-        shifts={name: Path(path) for name, path in policy.data.shifts.items()}, n=policy.data.n or None, seed=policy.seed,
-        curve=False, force=True, name=source.name or source.model, progress=progress,
-    )  # fmt: skip
+    with same_classes(model):
+        result = audit(
+            model, images, threats=list(policy.data.threats), corruptions=policy.data.corruptions or None,
+            shifts={name: Path(path) for name, path in policy.data.shifts.items()}, n=policy.data.n or None, seed=policy.seed,
+            curve=False, force=True, name=source.name or source.model, progress=progress,
+        )  # fmt: skip
     found = evidence_of_audit(result, policy)
     metrics = dict(found.metrics)
     if not policy.data.n:
@@ -201,18 +222,26 @@ def _with_metrics(found: Evidence, file: str) -> Evidence:
     metrics = dict(found.metrics)
     try:
         for name, about in json.loads(path.read_text(encoding="utf-8")).items():
+            name.encode()  # a half of a pair of surrogates cannot be written
             if "right" in about:
-                if set(about["right"]) - {"0", "1"}:
-                    raise ValueError(f"{name}.right with other digits")
+                if set(about["right"]) - {"0", "1"} or not about["right"]:
+                    raise ValueError(f"{name}.right is not made of 0 and 1")
                 metrics[name] = Measured.share([digit == "1" for digit in about["right"]])
             elif "values" in about:
                 values = np.asarray(about["values"], np.float64)
+                if values.ndim != 1 or not values.size:
+                    raise ValueError(f"{name}.values is no list of numbers")
                 metrics[name] = Measured(float(values.mean()), len(values), None, None, tuple(values.tolist()))
             else:
-                ends = about.get("ci95")
-                interval = None if ends is None else (float(ends[0]), float(ends[1]))
-                metrics[name] = Measured(float(about["value"]), int(about.get("n", 0)) if interval else 0, interval)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+                value, ends = float(about["value"]), about.get("ci95")
+                low, high = map(float, ends) if ends is not None else (value, value)
+                if math.isfinite(value) and not low <= value <= high:
+                    raise ValueError(f"{name}: {value:g} is outside of its own interval [{low:g}, {high:g}]")
+                n = int(about.get("n", 0)) if ends is not None else 0
+                if n < 0:
+                    raise ValueError(f"{name}.n is {n}")
+                metrics[name] = Measured(value, n, (low, high) if ends is not None else None)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError("metrics", f"{path.name} ({error})", wanted) from error
     return Evidence(found.name, found.sha256, found.data, metrics, found.facts, found.sets, found.clusters)
 
@@ -271,6 +300,16 @@ def _clusters(table: Columns, policy: Policy) -> tuple[str, ...]:
     return tuple(texts(table[name]).tolist())
 
 
+def _places(identities: Column, name: str, role: str) -> dict[str, int]:
+    """Where each id stands. Raises InputError if one stands twice: which of its answers counts?"""
+    found = texts(identities).tolist()
+    places = {one: i for i, one in enumerate(found)}
+    if len(places) < len(found):
+        twice = next(one for i, one in enumerate(found) if places[one] != i)
+        raise InputError(role, f"{name} {twice!r} twice", "each id once")
+    return places
+
+
 def _joined(columns: Columns, test: Columns, identity: str, role: str) -> dict[str, Any]:
     if not identity or identity not in columns:
         if rows(columns) != rows(test):
@@ -280,7 +319,7 @@ def _joined(columns: Columns, test: Columns, identity: str, role: str) -> dict[s
         return dict(columns)
     if identity not in test:
         raise InputError("policy.data.id", identity, f"a column of data.test: {', '.join(test)}")
-    places: Mapping[str, int] = {one: i for i, one in enumerate(texts(columns[identity]).tolist())}
+    places = _places(columns[identity], identity, role)
     wanted = texts(test[identity]).tolist()
     if missing := [one for one in wanted if one not in places]:
         raise InputError(

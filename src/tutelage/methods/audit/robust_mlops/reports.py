@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tutelage.core.files import write_atomic
+from tutelage.core.errors import InputError
+from tutelage.core.files import write_atomic, writing
 from tutelage.methods.audit.robust_mlops.bundle import Bundle
 from tutelage.methods.audit.robust_mlops.judge import Evidence, Measured, Outcome
 from tutelage.methods.audit.robust_mlops.monitor import Monitor
@@ -38,15 +39,37 @@ def write_reports(bundle: Bundle, folder: Path | str) -> dict[str, Path]:
     return files
 
 
+FILES = ("bundle.json", "junit.xml", "summary.md", "metrics.prom", "MODEL_CARD.md", "report.html")
+
+
+def clear_reports(folder: Path | str) -> None:
+    """Take away what an earlier gate wrote: a gate that ends in an error must not leave its "pass" behind."""
+    for name in FILES:
+        with writing(Path(folder) / name):
+            (Path(folder) / name).unlink(missing_ok=True)
+
+
+def write_error(message: str, folder: Path | str) -> dict[str, Path]:
+    """JUnit XML and Markdown of a gate that could not judge; there is no bundle."""
+    files = {"junit": Path(folder) / "junit.xml", "summary": Path(folder) / "summary.md"}
+    write_atomic(files["junit"], _suite("gate", [("gate", "error", message)]))
+    write_atomic(files["summary"], f"## Gate: FAIL\n\n{MEANING['fail']} Nothing was judged: {_md(message)}\n")
+    return files
+
+
 def junit(bundle: Bundle) -> str:
     """A test suite with a case a gate and one for the data; an inconclusive gate is an error, as it must not be green."""
     verdict = bundle.verdict
-    suite = ElementTree.Element("testsuite", name=_plain(f"gate {bundle.policy.name}"))
     broken = [str(one) for one in bundle.findings if one.level == "error"]
     cases = [("data validation", "fail" if broken else "pass", "; ".join(broken))]
     cases += [(f"{one.gate} ({one.rule})", one.status, one.reason) for one in verdict.outcomes]
     if not verdict.outcomes:
         cases.append(("gates", "fail", "a policy without gates cannot pass"))
+    return _suite(f"gate {bundle.policy.name}", cases)
+
+
+def _suite(title: str, cases: list[tuple[str, str, str]]) -> str:
+    suite = ElementTree.Element("testsuite", name=_plain(title))
     for name, status, reason in cases:
         case = ElementTree.SubElement(suite, "testcase", classname="gate", name=_plain(name), time="0")
         if status != "pass":
@@ -54,10 +77,9 @@ def junit(bundle: Bundle) -> str:
             ElementTree.SubElement(case, kind, message=_plain(reason), type=status).text = _plain(reason)
         else:
             ElementTree.SubElement(case, "system-out").text = _plain(reason)
-    counted = {
-        kind: sum(one == status for _, one, _ in cases) for kind, status in (("failures", "fail"), ("errors", "inconclusive"))
-    }
-    suite.attrib |= {"tests": str(len(cases)), **{key: str(value) for key, value in counted.items()}, "time": "0"}
+    failures, passed = (sum(status == wanted for _, status, _ in cases) for wanted in ("fail", "pass"))
+    errors = len(cases) - failures - passed
+    suite.attrib |= {"tests": str(len(cases)), "failures": str(failures), "errors": str(errors), "time": "0"}
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
@@ -66,8 +88,8 @@ def summary(bundle: Bundle) -> str:
     """Markdown for a pull request: the verdict, a row a gate, what was wrong with the data, what it was made of."""
     verdict = bundle.verdict
     lines = [f"## Gate {_md(bundle.policy.name)}: {WORDS[verdict.status]}", "", MEANING[verdict.status], ""]
-    against = f" against {_md(bundle.champion.name)} (`{bundle.champion.sha256[:12]}`)" if bundle.champion else ""
-    lines += [f"Candidate {_md(bundle.candidate.name)} (`{bundle.candidate.sha256[:12]}`){against}.", ""]
+    against = f" against {_md(bundle.champion.name)} ({_hash(bundle.champion.sha256)})" if bundle.champion else ""
+    lines += [f"Candidate {_md(bundle.candidate.name)} ({_hash(bundle.candidate.sha256)}){against}.", ""]
     lines += ["| gate | rule | candidate | champion | compared [one-sided limits] | limit | n | verdict |", "| --- " * 8 + "|"]
     for one in verdict.outcomes:
         cells = [
@@ -85,7 +107,7 @@ def summary(bundle: Bundle) -> str:
         lines += ["", *(f"- {_md(reason)}" for reason in verdict.reasons)]
     if bundle.rollback:
         lines += ["", f"If it has to be taken back: {_md(bundle.rollback)}."]
-    lines += ["", f"Bundle `{bundle.sha256}`, items `{bundle.candidate.data[:12]}`, {_md(_code(bundle))}.", ""]
+    lines += ["", f"Bundle `{bundle.sha256}`, items {_hash(bundle.candidate.data)}, {_md(_code(bundle))}.", ""]
     return "\n".join(lines)
 
 
@@ -152,13 +174,26 @@ def write_html(bundle: Bundle, path: Path) -> Path:
     return write_page(path, Page(f"Gate {bundle.policy.name}", "Gate", lead, sections))
 
 
+def check_card(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What the policy says of the model: lists of words where a list belongs, words elsewhere. Raises InputError."""
+    for name, value in card.items():
+        if name in ("tags", "limits"):
+            if not isinstance(value, list | tuple) or not all(isinstance(one, str | int | float) for one in value):
+                raise InputError(f"policy.card.{name}", value, "a list of words")
+        elif name == "language" and isinstance(value, list | tuple):
+            continue
+        elif not isinstance(value, str | int | float):
+            raise InputError(f"policy.card.{name}", value, "words")
+    return dict(card)
+
+
 def model_card(bundle: Bundle, extra: Mapping[str, Any] | None = None) -> str:
     """A model card in the form of the Hugging Face hub: metadata (YAML with model-index), intended use, data, metrics with
     intervals, robustness matrix, limits, and what the gate said. `card` of the policy fills in what nobody can measure.
     """
     import yaml  # type: ignore[import-untyped, unused-ignore]
 
-    about = {**bundle.policy.card, **(extra or {})}
+    about = check_card({**bundle.policy.card, **(extra or {})})
     one, verdict = bundle.candidate, bundle.verdict
     data = (one.facts.get("data") or {}) if isinstance(one.facts.get("data"), Mapping) else {}
     dataset = str(data.get("name") or bundle.policy.data.test or "test items")
@@ -192,8 +227,9 @@ def model_card(bundle: Bundle, extra: Mapping[str, Any] | None = None) -> str:
         ("Out of scope", "out_of_scope", "Anything that the tables below do not measure."),
     ):
         text += [f"## {title}", "", _md(str(about.get(key, default))), ""]
+    about_data = f"{_md(dataset)}, {_md(data.get('n', 'unknown number of'))} items, SHA-256 {_hash(one.data, 64)}."
     text += [
-        "## Evaluation data", "", f"{_md(dataset)}, {data.get('n', 'unknown number of')} items, SHA-256 `{one.data}`.", "",
+        "## Evaluation data", "", about_data, "",
         "## Metrics", "", f"Limits are one-sided, each at {100 * (1 - bundle.policy.alpha):g} %.", "",
         "| metric | value [limits] | n |", "| --- | --- | --- |",
         *(f"| {_md(name)} | {_cell(found, bundle.policy.alpha)} | {found.n:,} |" for name, found in one.metrics.items()), "",
@@ -206,7 +242,8 @@ def model_card(bundle: Bundle, extra: Mapping[str, Any] | None = None) -> str:
     limits += [f"{finding}" for finding in bundle.findings]
     limits.append("The numbers hold for items like those measured; attacks that were not run may do better.")
     text += ["## Limits", "", *(f"- {_md(item)}" for item in limits), ""]
-    text += ["## Provenance", "", f"Bundle `{bundle.sha256}`; model `{one.sha256}`; {_md(_code(bundle))}; {bundle.time}.", ""]
+    made_of = f"model {_hash(one.sha256, 64)}; {_md(_code(bundle))}; {_md(bundle.time)}"
+    text += ["## Provenance", "", f"Bundle `{bundle.sha256}`; {made_of}.", ""]
     return "\n".join(text)
 
 
@@ -280,17 +317,22 @@ def _prom(value: float) -> str:
 
 
 def _label(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return _plain(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _plain(text: str) -> str:
-    """Without the characters that XML has no spelling for."""
+    """Without the characters that XML has no spelling for; a terminal would obey some of them."""
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
 
 
-def _md(text: str) -> str:
+def _md(text: object) -> str:
     """Text that stays text in a Markdown table: no new cell, no markup, no link."""
-    return re.sub(r"([|\\`*_<>\[\]])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([|\\`*_<>\[\]~$&#])", r"\\\1", " ".join(_plain(str(text)).split()))
+
+
+def _hash(text: str, length: int = 12) -> str:
+    """A hash as code; what comes from a file may be anything."""
+    return f"`{text[:length]}`" if re.fullmatch(r"\w+", text) else _md(text[:length]) or "no hash"
 
 
 def _code(bundle: Bundle) -> str:
