@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from scipy.stats import kstest
 from torch import Tensor, nn
 
 from tutelage.auditing.points import corruption_table
+from tutelage.claims.claim import Cell
+from tutelage.claims.harden import intact as claim
+from tutelage.core.cache import Cache
 from tutelage.core.errors import InputError, SplitError
 from tutelage.core.rng import generator
 from tutelage.data.points import PointSet, normalised, turned
@@ -455,3 +459,44 @@ def test_test_data_are_refused() -> None:
         intact_train(net(), net(1), solids(), validation=test)
     with pytest.raises(SplitError):
         meta_teacher(net(), test, {PointCorruption("jitter"): (0.2,)})
+
+
+# the claim
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-7, 2e-2), (2e-2, 1e-7)])
+def test_the_claim_gives_an_arm_the_rate_that_was_better_on_validation_clouds(
+    low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = claim.CLAIM.scales["smoke"].model_copy(update={"lr": low, "lr_high": high, "budget": 600, "pilot": 1.0})
+    asked = list[str]()
+
+    def sample(config: Any, split: Any, unit: int, cell: Any = None) -> PointSet:
+        asked.append(split)
+        return claim.solids(split, unit)
+
+    monkeypatch.setattr(claim, "sample", sample)
+    cell = Cell("erm", 0, config, Cache(tmp_path))
+    assert claim.rate_of(cell, "erm") == 2e-2
+    assert set(asked) == {"train", "validation"}
+    monkeypatch.setattr(claim, "train_arm", None)  # found once
+    assert claim.rate_of(cell, "erm") == 2e-2
+    assert claim.rate_of(Cell("erm", 0, config.model_copy(update={"lr_high": low}), Cache(tmp_path)), "erm") == low
+
+
+def test_the_arms_of_the_claim_differ_as_they_are_called(tmp_path: Path) -> None:
+    cell = Cell("intact", 0, claim.CLAIM.scales["smoke"], Cache(tmp_path))
+    train = claim.solids("train", 0)
+    made = {
+        arm: claim.objective_of(cell, arm, train, 0, None)[0] for arm in ("intact", "no-targeting", "untargeted-same-share")
+    }
+    whole, plain, bare = made.values()
+    assert (whole.config.saliency, plain.config.saliency, bare.config.saliency) == ("grad", "uniform", "uniform")
+    assert whole.config.noise == plain.config.noise == bare.config.noise
+    assert whole.config.w_distill == plain.config.w_distill > bare.config.w_distill == 0
+    assert bare.teacher is None
+    assert all(torch.equal(a, b) for a, b in zip(whole.teacher.parameters(), plain.teacher.parameters(), strict=True))
+    untargeted = claim.objective_of(cell, "untargeted-curriculum", train, 0, None)[0]
+    assert (untargeted.config.noise.target, whole.config.noise.target) == (1.0, 0.3)
+    fixed = claim.objective_of(cell, "no-curriculum", train, 0, None)[0]
+    assert (fixed.curriculum.kind, whole.curriculum.kind) == ("fixed", "sqrt")
