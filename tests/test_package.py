@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def test_every_public_name_resolves_and_others_do_not():
     assert tutelage.data.as_images.__module__ == "tutelage.data.readers"
     with pytest.raises(AttributeError, match="no_such_name"):
         tutelage.no_such_name  # noqa: B018
+
+
+def test_a_wheel_has_every_file_that_is_no_module(root: Path):
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["tutelage"]
+    package = root / "src" / "tutelage"
+    files = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    taken = {path for pattern in patterns for path in package.glob(pattern)}
+    assert len(files) > 20
+    assert not set(files) - taken
 
 
 def test_version_is_the_same_everywhere(root: Path):

@@ -97,6 +97,10 @@ def test_a_judged_page_has_example_formula_figures_and_where_it_fails(site: Path
 
 
 def test_links_lead_somewhere_and_ids_are_unique(site: Path):
+    check_links(site)
+
+
+def check_links(site: Path) -> None:
     read = {path: Read(text) for path, text in pages(site).items()}
     ids = {path: one.all("id") for path, one in read.items()}
     for path, found in ids.items():
@@ -129,6 +133,10 @@ def test_a_page_loads_nothing_from_elsewhere_and_has_no_inline_code(site: Path):
 
 
 def test_no_page_weighs_300_kilobytes(site: Path):
+    check_weights(site)
+
+
+def check_weights(site: Path) -> None:
     weights = {path.name: build.weight(site, str(path.relative_to(site))) for path in pages(site)}
     assert max(weights.values()) < 300_000, max(weights.items(), key=lambda pair: pair[1])
 
@@ -141,6 +149,8 @@ def test_without_docs_the_pages_say_what_the_package_knows(tmp_path: Path):
     assert 'id="docstring"' in page
     assert "guides/" not in page
     assert [path.name for path in (tmp_path / "out" / "guides").iterdir()] == ["index.html"]
+    check_links(tmp_path / "out")
+    check_weights(tmp_path / "out")
 
 
 # -------------------------------------------------------------------------------------------------------------- values
@@ -185,6 +195,7 @@ def test_the_table_of_arms_has_means_with_student_t_half_widths():
         ({}, "+1.00 [+0.50, +1.50]"),
         ({"difference": -0.665, "lo": -1.328, "hi": -0.0016}, "-0.665 [-1.328, -0.002]"),  # "-0.00" would hide the verdict
         ({"lo": 0.0}, "+1.00 [+0.00, +1.50]"),
+        ({"baseline": "", "kind": "threshold", "difference": 0.0, "lo": -0.0, "hi": 0.0}, "0 [0, 0]"),
         ({"baseline": "", "kind": "threshold", "difference": 98.25, "lo": 97.4, "hi": 98.9}, "98.2 [97.4, 98.9]"),
     ],
 )

@@ -54,7 +54,7 @@ class Sentence:
     @property
     def value(self) -> str:
         """The difference with its sign, or the value that is held against the threshold, with its interval."""
-        form = f"+z.{self._decimals()}f" if self.baseline else ".3g"
+        form = f"+z.{self._decimals()}f" if self.baseline else "z.3g"  # z: no "-0"
         return f"{self.difference:{form}} [{self.lo:{form}}, {self.hi:{form}}]"
 
     def _decimals(self) -> int:
