@@ -67,7 +67,7 @@ class Config(ClaimConfig):
     views: int = Field(2, ge=1, description="turned copies of each test or validation shape")
     n_points: int = Field(128, ge=16, le=1024)
     width: int = Field(32, ge=4, description="of the first layer of a point; the others have 2 and 6 times that")
-    budget: int = Field(48_000, ge=1, description="gradients of an arm: clouds forward and backward, all nets")
+    budget: int = Field(42_000, ge=1, description="gradients of an arm: clouds forward and backward, all nets")
     batch_size: int = Field(8, ge=2)
     lr: float = Field(3e-3, gt=0)
     lr_high: float = Field(1e-2, gt=0, description="the other rate that an arm may have; validation clouds say which")
