@@ -500,3 +500,32 @@ def test_the_arms_of_the_claim_differ_as_they_are_called(tmp_path: Path) -> None
     assert (untargeted.config.noise.target, whole.config.noise.target) == (1.0, 0.3)
     fixed = claim.objective_of(cell, "no-curriculum", train, 0, None)[0]
     assert (fixed.curriculum.kind, whole.curriculum.kind) == ("fixed", "sqrt")
+
+
+def test_teacher_and_rates_of_the_claim_see_no_corruption_that_is_called_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, asked = list[Any](), list[Any]()
+    real_teacher, real_table = claim.meta_teacher, claim.corruption_table
+
+    def teach(model: Any, data: Any, tasks: Any, **options: Any) -> Any:
+        taught.append(tasks)
+        return real_teacher(model, data, tasks, **options)
+
+    def table(model: Any, data: Any, corruptions: Any, **options: Any) -> Any:
+        asked.append((data.split, corruptions))
+        return real_table(model, data, corruptions, **options)
+
+    monkeypatch.setattr(claim, "meta_teacher", teach)
+    monkeypatch.setattr(claim, "corruption_table", table)
+    cell = Cell("intact", 0, claim.CLAIM.scales["smoke"], Cache(tmp_path))
+    metrics = claim.cell(cell)
+    assert [{one.name for one in tasks} for tasks in taught] == [set(claim.SEEN)]
+    *pilots, last = asked
+    assert [split for split, _ in pilots] == ["validation", "validation"]
+    assert all({one.name for one in corruptions} == set(claim.SEEN) for _, corruptions in pilots)
+    assert last[0] == "test"
+    assert metrics["lr"] in (cell.config.lr, cell.config.lr_high)
+    rows = [metrics[f"{name}_{s:g}"] for name, strengths in (claim.SEEN | claim.UNSEEN).items() for s in strengths]
+    assert metrics["mean_corrupted_accuracy"] == pytest.approx(sum(rows) / len(rows))
+    assert metrics["worst"] == min(rows)
