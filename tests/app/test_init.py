@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from tutelage.app.cli import run
 from tutelage.app.scaffold import KINDS, look, scaffold
 from tutelage.core.errors import InputError
+from tutelage.methods.audit.robust_mlops import read_policy
 
 FACTORIES = """
 from torch import nn
@@ -73,11 +75,46 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, kind: s
 
 def test_an_unknown_kind_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["init", str(tmp_path / "new"), "--kind", "sing"]) == 2
-    assert "kind: got sing, wanted one of audit, teach, claim" in capsys.readouterr().err
+    assert "kind: got sing, wanted one of audit, teach, claim, gate" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def audited(folder: Path, name: str, data: str, threats: list[str]) -> None:
+    folder.mkdir(parents=True)
+    kinds = ["clean", *threats]
+    about = {"model": {"name": name}, "data": {"sha256": data}, "rows": [{"category": one} for one in kinds],
+             "predictions": dict.fromkeys([*kinds, "fog@3"], "01")}  # fmt: skip
+    (folder / "audit.json").write_text(json.dumps(about))
+
+
+def test_a_policy_names_the_newest_audit_and_the_one_before_of_the_same_images(tmp_path: Path):
+    audited(tmp_path / "audits" / "old", "old", "d" * 64, ["linf@8/255", "l2@1"])
+    audited(tmp_path / "audits" / "other data", "other", "e" * 64, [])
+    audited(tmp_path / "audit", 'new "one" # @GATES@', "d" * 64, ["linf@8/255"])
+    audited(tmp_path / "audits" / "broken", "broken", "d" * 64, [])
+    (tmp_path / "audits" / "broken" / "audit.json").write_text("{")
+    for age, folder in enumerate(("audit", "audits/other data", "audits/old")):
+        os.utime(tmp_path / folder / "audit.json", (1000 - age, 1000 - age))
+    made = scaffold(tmp_path, "gate")
+    assert [one.folder for one in made.found.audits] == ["audit", "audits/other data", "audits/old"]
+    rules = read_policy(made.files[0])
+    assert rules.name == 'new "one" # @GATES@'
+    assert (rules.candidate.audit, rules.champion.audit) == ("audit", "audits/old")
+    assert [(one.metric, one.rule) for one in rules.gates] == [
+        ("clean", "min"), ("linf@8/255", "min"), ("clean", "noninferior"), ("linf@8/255", "noninferior"),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"policy\.yaml"):
+        scaffold(tmp_path, "gate")
+
+
+def test_a_policy_without_an_audit_says_how_to_make_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["init", str(tmp_path), "--kind", "gate"]) == 0
+    assert "1. audit the model" in capsys.readouterr().out
+    rules = read_policy(tmp_path / "policy.yaml")
+    assert (rules.candidate.audit, rules.champion.audit, len(rules.gates)) == ("audit", "", 2)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"gate"}))
 def test_hostile_file_names_stay_text_in_the_script(tmp_path: Path, kind: str):
     bad = 'a"\'\n"""; import os; os.abort() #\\train-test.npz'
     npz(tmp_path / bad)
@@ -113,7 +150,12 @@ def test_teach_then_audit_then_claim_from_an_empty_folder(
     script = changed(Path("audit_model.py"), N=60, THREATS=["fgsm:linf@4/255"])
     exec(compile(script, "audit_model.py", "exec"), {"__name__": "__main__"})
     assert Path("audit/report.html").is_file()
-    assert "fgsm" in capsys.readouterr().out.lower()
+    assert run(["init", "--kind", "gate"]) == 0
+    assert "found audits: audit" in capsys.readouterr().out
+    assert run(["gate", "policy.yaml"]) in (0, 1, 2)
+    verdict = json.loads(Path("gate/bundle.json").read_text())["verdict"]
+    assert [one["gate"] for one in verdict["outcomes"]] == ["clean", "linf@4/255 FGSM"]
+    assert all(one["value"] is not None for one in verdict["outcomes"])
     assert run(["init", "--kind", "claim"]) == 0
     script = compile(changed(Path("claim.py"), N=80, SEEDS=2), "claim.py", "exec")
     exec(script, {"__name__": "__main__"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 MOST = 400  # entries of a folder that are looked at
 LARGEST = 1 << 20  # bytes of a Python file
+LARGEST_AUDIT = 1 << 26
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 USUAL = ("build", "build_model", "make", "make_model", "create_model", "get_model", "model", "net", "load_model")
 
@@ -27,6 +29,17 @@ class Found:
     train: str = ""
     test: str = ""
     others: tuple[str, ...] = ()
+    audits: tuple[Audited, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A folder with a saved audit, what stands in it: "clean", threats, "corruptions". data: hash of its images."""
+
+    folder: str
+    model: str
+    data: str
+    metrics: tuple[str, ...]
 
 
 def look(folder: Path) -> Found:
@@ -41,7 +54,25 @@ def look(folder: Path) -> Found:
     both = next((one for one in sets if one not in (train, test)), "")
     train, test = train or both or test, test or both or train
     others = [*names[1:], *(path.name for path in weights[1:]), *(one for one in sets if one not in (train, test))]
-    return Found("".join(names[:1]), "".join(path.name for path in weights[:1]), train, test, tuple(others))
+    first = "".join(path.name for path in weights[:1])
+    return Found("".join(names[:1]), first, train, test, tuple(others), tuple(_audits(folder)))
+
+
+def _audits(folder: Path) -> list[Audited]:
+    """Of `folder`, the folders in it and those in `audits`; the newest first."""
+    found = []
+    for place in (folder, *_entries(folder), *_entries(folder / "audits")):
+        try:
+            file = place / "audit.json"
+            about = json.loads(file.read_text(encoding="utf-8")) if file.stat().st_size <= LARGEST_AUDIT else {}
+            kinds = {row["category"] for row in about["rows"]}
+            metrics = [one for one in about["predictions"] if one in kinds]  # "clean" and the threats
+            metrics += ["corruptions"] if "corruptions" in kinds else []
+            name, data = str(about["model"]["name"]), str(about["data"]["sha256"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue
+        found.append((-file.stat().st_mtime, Audited(str(place.relative_to(folder)), name, data, tuple(metrics))))
+    return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].folder))]
 
 
 def _files(folder: Path, suffix: str) -> Iterator[Path]:

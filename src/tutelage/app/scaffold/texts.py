@@ -1,4 +1,4 @@
-"""The scripts that `tutelage init` writes. `@NAME@` stands for a Python literal."""
+"""The scripts that `tutelage init` writes. `@NAME@` stands for a Python literal, in the policy for one of YAML."""
 
 MODEL = '''"""The model: put your own in place of this small one."""
 
@@ -199,3 +199,19 @@ if __name__ == "__main__":
     main()
 '''
 )
+
+POLICY = """# May this model ship?
+#
+#     tutelage gate policy.yaml
+#
+# Exit code 0: pass; 1: fail; 2: the items do not decide it, measure on more of them. docs/gate.md has every key.
+name: @NAME@
+alpha: 0.05 # level of each gate, one-sided
+delta: 0.02 # how much worse than the model in production is still good enough
+candidate: {audit: @CANDIDATE@} # what `tutelage audit` or audit_model.py wrote
+@CHAMPION@
+gates: # change the numbers to what you need: an interval that reaches below one is inconclusive
+@GATES@
+card: # what only you know of the model, for `tutelage card gate`
+  intended_use: Not stated.
+"""
