@@ -468,7 +468,7 @@ def test_test_data_are_refused() -> None:
 def test_the_claim_gives_an_arm_the_rate_that_was_better_on_validation_clouds(
     low: float, high: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = claim.CLAIM.scales["smoke"].model_copy(update={"lr": low, "lr_high": high, "budget": 600, "pilot": 1.0})
+    config = claim.CLAIM.scales["smoke"].model_copy(update={"lr": low, "lr_high": high, "budget": 600})
     asked = list[str]()
 
     def sample(config: Any, split: Any, unit: int, cell: Any = None) -> PointSet:
@@ -476,12 +476,16 @@ def test_the_claim_gives_an_arm_the_rate_that_was_better_on_validation_clouds(
         return claim.solids(split, unit)
 
     monkeypatch.setattr(claim, "sample", sample)
-    cell = Cell("erm", 0, config, Cache(tmp_path))
-    assert claim.rate_of(cell, "erm") == 2e-2
-    assert set(asked) == {"train", "validation"}
-    monkeypatch.setattr(claim, "train_arm", None)  # found once
-    assert claim.rate_of(cell, "erm") == 2e-2
-    assert claim.rate_of(Cell("erm", 0, config.model_copy(update={"lr_high": low}), Cache(tmp_path)), "erm") == low
+    cell, train = Cell("erm", 0, config, Cache(tmp_path)), claim.solids("train", 0)
+    first = claim.trained(cell, "erm", train)
+    assert first["lr"] == 2e-2
+    assert asked == ["validation"]
+    # the student of that rate is kept
+    again = claim.train_arm(cell, "erm", train, 600, 2e-2)
+    monkeypatch.setattr(claim, "train_arm", None)
+    kept = claim.trained(cell, "erm", train)
+    assert all(torch.equal(a, b) for a, b in zip(kept["student"].parameters(), again["student"].parameters(), strict=True))
+    assert {name: kept[name] for name in again if name != "student"} == {n: v for n, v in again.items() if n != "student"}
 
 
 def test_the_arms_of_the_claim_differ_as_they_are_called(tmp_path: Path) -> None:
