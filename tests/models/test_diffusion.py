@@ -205,6 +205,23 @@ def test_samplers_draw_the_distribution_of_an_exact_denoiser(sampler: Any, steps
     assert torch.equal(draw(), made)
 
 
+def test_a_clipped_picture_keeps_the_noise_of_its_level():
+    """Guidance drives pictures out of [-1, 1]; what is cut off there must not be left as noise in x_t."""
+    wild = Exact("eps", mean=3.0, var=0.01)
+    levels: list[float] = []
+    denoise = wild.denoise
+
+    def watched(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        a, s = wild.schedule.a(t, x), wild.schedule.s(t, x)
+        levels.append(float(((x - a) / s).square().mean().sqrt()))  # all that is seen is 1 and noise
+        return denoise(x, t, condition)
+
+    wild.denoise = watched  # type: ignore[method-assign]
+    made = sample(wild, [""] * 8, (1, 8, 8), noise=generator(0), steps=50)
+    assert torch.equal(made, torch.ones_like(made))
+    assert levels == pytest.approx([levels[0]] * 50, rel=0.05)
+
+
 def test_samplers_refuse_what_they_cannot_do():
     with pytest.raises(InputError, match="steps"):
         sample(Exact("eps"), [""], (1, 2, 2), noise=generator(0), steps=2000)

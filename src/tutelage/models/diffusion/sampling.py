@@ -77,6 +77,8 @@ def sample(
     for level in stepper.timesteps:
         t = torch.full((len(x),), int(level), device=x.device)
         out = guidance(denoiser, x, t, condition)
-        arguments = {"generator": own} if sampler != "ddim" and own is not None else {}
+        arguments: dict[str, Any] = {"generator": own} if sampler != "ddim" and own is not None else {}
+        if sampler == "ddim" and clip:  # of a clipped picture the noise is another one: with the old one x_t is at no level
+            arguments["use_clipped_model_output"] = True
         x = stepper.step(out, level, x, return_dict=False, **arguments)[0]
     return decode(x)
