@@ -14,7 +14,7 @@ from tutelage.core.errors import InputError
 from tutelage.core.rng import generator, seeded
 from tutelage.models.diffusion import NoiseSchedule, PromptDenoiser, WordEncoder, noise_schedule
 from tutelage.teaching.clipping import ClippedAdamW
-from tutelage.teaching.denoising import DenoisingLoss, dropped, fit_denoiser
+from tutelage.teaching.denoising import DenoisingLoss, References, dropped, fit_denoiser, posterior_mean
 
 
 class Tiny(nn.Module):
@@ -101,6 +101,63 @@ def test_words_are_dropped_and_the_start_token_stays():
     assert bool((seen[0][:, 0] == 1).all())
 
 
+def test_the_levels_of_a_batch_are_spread():
+    seen: list[Tensor] = []
+
+    class Looks(PromptDenoiser):
+        def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+            seen.append(t)
+            return x
+
+    looks = Looks(WordEncoder(["a"], 2, 4), Tiny(), noise_schedule())
+    DenoisingLoss()(looks, (torch.rand(10, 1, 1, 1), looks.tokenize(["a"] * 10)), context())
+    assert (seen[0] // 100).tolist() == list(range(10))
+
+
+def test_the_posterior_mean_by_hand():
+    schedule = NoiseSchedule(torch.tensor([0.64, 0.36], dtype=torch.float64))
+    x, candidates = torch.tensor([[[[0.8]]]]), torch.tensor([[[[[1.0]]], [[[-1.0]]]]])
+    # a = 0.8, s = 0.6: both squares are equal but for the product, +-0.8 x 0.8 / 0.36
+    odds = torch.tensor(2 * 0.64 / 0.36).exp()
+    wanted = (odds - 1) / (odds + 1)
+    assert float(posterior_mean(schedule, x, torch.tensor([0]), candidates)) == pytest.approx(float(wanted), abs=1e-6)
+    # lengths count too: of 1 and 3, seen at 0.8, the nearer to 0.8 is 0.8 x 1
+    near = posterior_mean(schedule, x, torch.tensor([0]), torch.tensor([[[[[1.0]]], [[[3.0]]]]]))
+    odds = torch.tensor((0.8 * 3 - 0.8) ** 2 / 2 / 0.36).exp()
+    assert float(near) == pytest.approx(float((odds + 3) / (odds + 1)), abs=1e-6)
+
+
+def test_references_have_the_words_that_were_kept():
+    ids = torch.tensor([[1, 2, 3], [1, 2, 2], [1, 3, 3], [1, 3, 0]])
+    pool = References(torch.arange(4.0).reshape(4, 1, 1, 1), ids, 50)
+    kept = torch.tensor([[1, 2, 0], [1, 0, 3], [1, 0, 0]])
+    drawn = pool.draw(torch.full((3, 1, 1, 1), 9.0), kept, generator(0)).flatten(1)
+    assert drawn.shape == (3, 51)
+    assert bool((drawn[:, 0] == 9).all())  # the picture itself
+    assert [set(row[1:].tolist()) for row in drawn] == [{0.0, 1.0}, {0.0, 2.0}, {0.0, 1.0, 2.0, 3.0}]
+    with pytest.raises(InputError, match="references"):
+        pool.draw(torch.zeros(1, 1, 1, 1), torch.tensor([[1, 7, 0]]), generator(0))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
+def test_the_mean_of_the_references_is_the_target(prediction: Any):
+    """A network that knows the mean of both pictures has no loss; with one draw as the target it has."""
+
+    class Knows(PromptDenoiser):
+        def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+            both = torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1, 1).expand(len(x), 2, 1, 1, 1)
+            x0 = posterior_mean(self.schedule, x, t, both)
+            return self.schedule.target(self.prediction, x0, (x - self.schedule.a(t, x) * x0) / self.schedule.s(t, x), t)
+
+    knows = Knows(WordEncoder(["a"], 2, 4), Tiny(), noise_schedule(), prediction)
+    images = torch.tensor([0.0, 1.0]).repeat(100).reshape(200, 1, 1, 1)
+    ids = knows.tokenize(["a"] * 200)
+    pool = References(2 * images - 1, ids, 2000)
+    with_mean = float(DenoisingLoss(weighting="v", references=pool)(knows, (images, ids), context())[0])
+    with_draw = float(DenoisingLoss(weighting="v")(knows, (images, ids), context())[0])
+    assert with_mean < 0.02 * with_draw
+
+
 def test_training_lowers_the_loss_and_goes_on_where_it_stopped(tmp_path: Path):
     images = torch.cat([torch.zeros(16, 1, 4, 4), torch.ones(16, 1, 4, 4)])
     prompts = ["a"] * 16 + ["b"] * 16
@@ -108,8 +165,17 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(tmp_path: Path):
     def run(folder: Path | None) -> tuple[PromptDenoiser, Any]:
         net = model()
         return net, fit_denoiser(
-            net, images, prompts, steps=60, batch_size=16, lr=0.02, ema=0.9, checkpoint=folder, checkpoint_every=25
-        )
+            net,
+            images,
+            prompts,
+            steps=60,
+            batch_size=16,
+            lr=0.02,
+            references=4,
+            ema=0.9,
+            checkpoint=folder,
+            checkpoint_every=25,
+        )  # fmt: skip
 
     whole, result = run(tmp_path)
     losses = [row["loss"] for row in result.history]
@@ -140,6 +206,7 @@ def test_the_clipped_step_by_hand():
         ({"images": torch.zeros(2, 4)}, "images"),
         ({"batch_size": 3}, "batch_size"),
         ({"lr": 0.0}, "lr"),
+        ({"references": -1}, "references"),
         ({"null_probability": 2.0}, "null_probability"),
         ({"weighting": "snr"}, "weighting"),
         ({"denoiser": nn.Linear(1, 1)}, "denoiser"),
