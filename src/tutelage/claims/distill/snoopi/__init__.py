@@ -1,6 +1,6 @@
 """The claim of SNOOPI: does a guidance scale drawn at random spare one the search for a fixed one, over three backbones?
 
-MNIST-10k, coloured by us, 12 pixels a side; prompts such as "7 red dark". Three teachers, trained once: a U-Net of the noise,
+MNIST-10k, coloured by us, 8 pixels a side; prompts such as "7 red dark". Three teachers, trained once: a U-Net of the noise,
 a small transformer of the noise, a U-Net of v. A unit is a seed of the students: of their prompts, noise and levels; it holds
 three students an arm, one a backbone. Distances are Frechet distances in the features of a judge that no training sees,
 between 5,000 made pictures and 5,000 real test digits with the same prompts. The best fixed scale is found on validation
@@ -223,14 +223,14 @@ CLAIM = Claim(
     scales={
         "smoke": Config(
             source="sklearn-digits", backbones=("dit-eps",), size=8, copies=1, unet_widths=(8, 16), dit_width=16,
-            dit_layers=1, dit_patch=2, text_dim=8, teacher_steps=3, teacher_batch=8, judge_epochs=1, steps=2, batch_size=4,
-            evaluate_every=2, n_curve=16, n_test=16, ddim_steps=2, alphas=(0.3, 0.8), each=1,
+            dit_layers=1, dit_patch=2, text_dim=8, unet_steps=3, dit_steps=3, teacher_batch=8, references=4, judge_epochs=1,
+            steps=2, batch_size=4, evaluate_every=2, n_curve=16, n_test=16, ddim_steps=2, alphas=(0.3, 0.8), each=1,
         ),
         "claim": Config(),
         "paper": Config(
-            size=24, copies=3, unet_widths=(64, 128), dit_width=192, dit_layers=8, text_dim=64, teacher_steps=20_000,
-            teacher_batch=128, steps=3000, batch_size=128, evaluate_every=150, n_curve=2000, n_test=10_000, ddim_steps=50,
-            each=100, dit_patch=2,
+            size=24, unet_widths=(64, 128), dit_width=192, dit_layers=8, text_dim=64, unet_steps=20_000, unet_lr=1e-3,
+            dit_steps=20_000, dit_lr=1e-3, teacher_batch=128, lr=1e-4, lr_lora=5e-4, steps=3000, batch_size=128,
+            evaluate_every=150, n_curve=2000, n_test=10_000, ddim_steps=50, each=100, dit_patch=2,
         ),
     },
     units={"smoke": 2, "claim": 3, "paper": 3},

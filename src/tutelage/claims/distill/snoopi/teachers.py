@@ -26,6 +26,8 @@ from tutelage.models.loading import load_weights, save_weights
 from tutelage.teaching.denoising import fit_denoiser
 from tutelage.teaching.schedules import warmup_cosine
 
+JUDGE_LR = 4e-3  # chosen with the judge's accuracy on validation digits, 97.5 %
+
 
 def part(config: Config, split: Split) -> ColouredDigits:
     """Digits of one split; training digits in several colourings."""
@@ -58,15 +60,19 @@ def key(config: Config, what: str, fields: Sequence[str]) -> dict[str, Any]:
 
 def teacher(config: Config, backbone: Backbone, cache: Cache, progress: Progress = QUIET) -> PromptDenoiser:
     """The trained teacher of a backbone; made once."""
-    own = ("dit_width", "dit_layers", "dit_patch") if backbone == "dit-eps" else ("unet_widths",)
-    fields = (*own, "text_dim", "teacher_steps", "teacher_batch", "teacher_lr", "teacher_ema", "word_probability")
+    if backbone == "dit-eps":
+        own: tuple[str, ...] = ("dit_width", "dit_layers", "dit_patch", "dit_steps", "dit_lr")
+        steps, lr = config.dit_steps, config.dit_lr
+    else:
+        own, steps, lr = ("unet_widths", "unet_steps", "unet_lr"), config.unet_steps, config.unet_lr
+    fields = (*own, "text_dim", "teacher_batch", "teacher_ema", "word_probability", "references")
 
     def build(folder: Path) -> None:
         data, model = part(config, "train"), fresh(config, backbone)
         fit_denoiser(
-            model, data.images, data.prompts, steps=config.teacher_steps, batch_size=config.teacher_batch, lr=config.teacher_lr,
-            schedule=warmup_cosine(0.05), word_probability=config.word_probability, weighting="v", ema=config.teacher_ema,
-            progress=progress, name=f"teacher {backbone}",
+            model, data.images, data.prompts, steps=steps, batch_size=config.teacher_batch, lr=lr,
+            schedule=warmup_cosine(0.02), word_probability=config.word_probability, weighting="v", references=config.references,
+            ema=config.teacher_ema, progress=progress, name=f"teacher {backbone}",
         )  # fmt: skip
         save_weights(model, folder / "teacher.safetensors")
 
@@ -75,14 +81,18 @@ def teacher(config: Config, backbone: Backbone, cache: Cache, progress: Progress
     return model.eval()
 
 
+def _block(wide_in: int, wide_out: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(wide_in, wide_out, 3, padding=1, bias=False), nn.BatchNorm2d(wide_out), nn.ReLU()
+
+
 class Judge(nn.Module):
     """A small CNN that names digit, colour and background; `features` (B, 64) are what the Frechet distance is taken in."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(24, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(9 * 48, 64), nn.ReLU(),
+            *_block(3, 32), *_block(32, 32), nn.MaxPool2d(2), *_block(32, 64), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
+            nn.Linear(16 * 64, 64), nn.ReLU(),
         )  # fmt: skip
         self.heads = nn.ModuleList(nn.Linear(64, len(words)) for words in ATTRIBUTES.values())
 
@@ -106,17 +116,20 @@ def judge(config: Config, cache: Cache) -> Judge:
 
     def build(folder: Path) -> None:
         data, net = part(config, "train"), empty()
-        optimizer = AdamW(net.parameters(), 3e-3)
-        for epoch in range(config.judge_epochs):
-            optimizer.param_groups[0]["lr"] = 3e-3 * (1 - epoch / config.judge_epochs)
-            order = torch.randperm(len(data), generator=generator(0, "judge", epoch))
-            for start in range(0, len(order), 128):
-                rows = order[start : start + 128]
-                images, attributes = data[rows]
-                loss = torch.stack([cross_entropy(out, attributes[:, i]) for i, out in enumerate(net(images))]).sum()
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                optimizer.step()
+        optimizer = AdamW(net.parameters(), JUDGE_LR, weight_decay=0.05)
+        size = min(128, len(data))
+        per_epoch = len(data) // size
+        for step in range(config.judge_epochs * per_epoch):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0:
+                order = torch.randperm(len(data), generator=generator(0, "judge", epoch))
+            falling = 1 - step / (config.judge_epochs * per_epoch)
+            optimizer.param_groups[0]["lr"] = JUDGE_LR * min(falling, (step + 1) / 50)
+            images, attributes = data[order[place * size : (place + 1) * size]]
+            loss = torch.stack([cross_entropy(out, attributes[:, i]) for i, out in enumerate(net(images))]).sum()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
         save_weights(net, folder / "judge.safetensors")
 
     net = empty()
