@@ -25,7 +25,7 @@ class Config(ClaimConfig):
     dit_layers: int = Field(3, ge=1)
     dit_patch: int = Field(2, ge=1, description="pixels of a side of a token")
     text_dim: int = Field(32, ge=4)
-    unet_steps: int = Field(3000, ge=1, description="of the teachers")
+    unet_steps: int = Field(4000, ge=1, description="of the teachers")
     unet_lr: float = Field(3e-3, gt=0)
     dit_steps: int = Field(4500, ge=1)
     dit_lr: float = Field(4e-3, gt=0)
