@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -109,8 +111,8 @@ def test_list_and_show_have_plugins(example: Path, capsys: pytest.CaptureFixture
         assert words in capsys.readouterr().out
 
 
-def test_an_audit_takes_model_attack_and_change_of_a_plugin(
-    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_audit_takes_model_attack_and_change_of_a_plugin_and_a_comparison_has_them(
+    example: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
     test = tutelage.fashion_mnist_subset("test").take(slice(0, 60))
@@ -126,6 +128,18 @@ def test_an_audit_takes_model_attack_and_change_of_a_plugin(
     assert attacked <= one_step < named["clean", "clean"]
     shifted = next(value for (category, name), value in named.items() if category == "shift" and name == "raster")
     assert shifted < named["clean", "clean"]
+    for page in (root / "docs" / "plugins.md", root / EXAMPLE / "README.md"):  # their commands, from top to bottom
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+        code = "".join(code for language, code in blocks if language in ("", "sh"))
+        lines = [line for line in code.splitlines() if line.startswith("tutelage ")]
+        assert len(lines) >= 2
+        for line in lines:
+            if not line.startswith("tutelage audit") or not Path("audit").exists():  # both pages have the same audit
+                assert run(shlex.split(line)[1:]) == 0, (line, capsys.readouterr().err)
+    assert run(["compare", "a", "audit"]) == 0
+    compared = {row["what"]: row for row in json.loads(Path("compare/compare.json").read_text())["rows"]}
+    assert [what for what in compared if "corner" in what or "raster" in what] == ["linf@8/255 corner", "shifted set raster"]
+    assert all(row["difference"] == 0 for row in compared.values())
 
 
 def test_wrong_uses_of_threats_say_the_right_one(example: Path):

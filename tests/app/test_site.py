@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import threading
 import urllib.error
 import urllib.request
@@ -33,11 +34,15 @@ HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole site of this checkout."""
-    folder = tmp_path_factory.mktemp("site") / "out"
+    """The whole site of this checkout, built by the command of docs/site.md."""
+    folder = tmp_path_factory.mktemp("site") / "site"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUTELAGE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        build_site(folder, find_docs(), url="https://example.org/t")
+        patch.chdir(folder.parent)
+        docs = find_docs()
+        assert docs is not None
+        (code,) = re.findall(r"```sh\n(.*?)```", (docs / "site.md").read_text(), flags=re.S)
+        assert run([*shlex.split(code)[1:], "--url", "https://example.org/t"]) == 0
     return folder
 
 
