@@ -207,9 +207,25 @@ def test_a_card_is_not_written_over(place: Path, tmp_path: Path, capsys: pytest.
     assert (tmp_path / "README.md").read_text().startswith("---\n")
 
 
-def test_a_quiet_stream_ends_in_0_and_bad_input_in_2(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_quiet_stream_ends_in_0_and_bad_input_in_2(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.chdir(place)
     quiet = ["monitor", "policy.yaml", "--reference", "new.csv", "--stream", "new.csv", "--out", str(tmp_path)]
     assert run(quiet) == 0
     assert run(["monitor", "policy.yaml", "--stream", "new.csv", "--out", str(tmp_path)]) == 2
     assert run([*quiet[:-1], str(tmp_path), "--stream", "none.csv"]) == 2
+    Path("words.csv").write_text(Path("stream.csv").read_text().replace("0.9", "high"))
+    capsys.readouterr()
+    assert run(["monitor", "policy.yaml", "--reference", "new.csv", "--stream", "words.csv", "--out", str(tmp_path)]) == 2
+    assert "stream: got chunk 0 with could not convert string to float" in capsys.readouterr().err
+
+
+def test_the_page_of_a_monitor_says_what_was_seen(place: Path):
+    page = (place / "monitor" / "report.html").read_text()
+    decisions = [json.loads(line) for line in (place / "monitor" / "decisions.jsonl").read_text().splitlines()]
+    assert "1 decision in 9 chunks" in page
+    assert page.count("<svg") == 2
+    for word in ("Accuracy and drift", "lower", "invalid rows, which must not be answered", f"{decisions[1]['accuracy']:.3f}"):
+        assert word in page
+    assert len(page) < 300_000

@@ -45,6 +45,7 @@ from tutelage.methods.audit.robust_mlops import (
     validate,
     write_reports,
 )
+from tutelage.methods.audit.robust_mlops.monitor_page import write_monitor_page
 from tutelage.methods.audit.robust_mlops.policy import Rollback
 from tutelage.models.loading import save_weights
 
@@ -496,6 +497,25 @@ def test_a_broken_input_leads_back_to_the_version_that_does_not_use_it(tmp_path:
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert [one["target"] for one in lines if one["decided"]] == ["v1"]
     assert [one["action"] for one in lines][:3] == ["quiet"] * 3
+
+
+def test_the_page_of_a_monitor_has_what_there_is_and_names_stay_text(tmp_path: Path):
+    rng, name = np.random.default_rng(0), "<b>x$y$</b>"
+    table = {name: rng.normal(size=400), "prediction": np.zeros(400, int), "label": np.zeros(400, int)}
+    watcher = Monitor(read_policy({"name": "<i>m</i>"}), table, {"<v>": column_predictor("prediction")})
+    empty = write_monitor_page(watcher, tmp_path / "empty.html").read_text()
+    assert "0 decisions in 0 chunks" in empty
+    assert "<svg" not in empty
+    for chunk in range(205):  # neither labels nor confidences; the last five have drifted
+        watcher.observe({name: rng.normal(size=100) + (chunk >= 200), "prediction": np.zeros(100, int)})
+    page = write_monitor_page(watcher, tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 2
+    assert "&lt;b&gt;x$y$&lt;/b&gt;" in page
+    assert not [bad for bad in ("<b>x", "<i>m", "<v>") if bad in page]
+    quiet = sum(one.action == "quiet" for one in watcher.decisions)
+    assert quiet >= 190
+    assert f"{quiet:,} other chunks are in decisions.jsonl" in page
+    assert len(page) < 300_000
 
 
 def test_looks_that_are_counted_alarm_less_often():

@@ -107,7 +107,7 @@ def monitor(
     reference: Annotated[
         str, typer.Option(help="Labelled rows of the time the model was validated; default: data.reference of the policy.")
     ] = "",
-    folder: Annotated[Path, typer.Option("--out", help="Where decisions.jsonl and metrics.prom go.")] = Path("monitor"),
+    folder: Annotated[Path, typer.Option("--out", help="Where report.html and decisions.jsonl go.")] = Path("monitor"),
 ) -> None:
     """Watch a stream: data checks, drift, accuracy with or without labels, and what to do, chunk by chunk.
 
@@ -118,6 +118,7 @@ def monitor(
     from tutelage.core.files import check_folder, write_atomic
     from tutelage.methods.audit.robust_mlops.columns import chunks
     from tutelage.methods.audit.robust_mlops.monitor import Monitor, column_predictor
+    from tutelage.methods.audit.robust_mlops.monitor_page import write_monitor_page
     from tutelage.methods.audit.robust_mlops.policy import read_policy
     from tutelage.methods.audit.robust_mlops.profile import Profile
     from tutelage.methods.audit.robust_mlops.registry import Registry
@@ -134,12 +135,14 @@ def monitor(
     profile = Profile.load(rules.data.profile) if rules.data.profile else None
     log = folder / "decisions.jsonl"
     log.unlink(missing_ok=True)
-    watcher = Monitor(rules, base, versions, profile=profile, log=log)
+    with _readable(None):
+        watcher = Monitor(rules, base, versions, profile=profile, log=log)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("chunk", "rows", "action", "estimated", "true", "drift p", "why"):
         table.add_column(column, justify="left" if column in ("action", "why") else "right")
     for chunk in chunks(stream, watch.chunk):
-        one = watcher.observe(chunk)
+        with _readable(len(watcher.decisions)):
+            one = watcher.observe(chunk)
         shown = [
             str(one.chunk), f"{one.n:,}", f"[bold]{one.action}[/]" if one.alarm else one.action,
             f"{one.estimate.accuracy:.3f}" if one.estimate else "-", f"{one.accuracy:.3f}" if one.accuracy is not None else "-",
@@ -159,6 +162,7 @@ def monitor(
             named = f" ({', '.join(one.name for one in Registry(rules.registry).versions())} in the registry)"
         out.print(f"roll back to {', '.join(found['rollbacks'])}{named}", markup=False)
     out.print(f"decisions: {log}", soft_wrap=True)
+    out.print(f"report: {write_monitor_page(watcher, folder / 'report.html')}", soft_wrap=True)
     raise typer.Exit(1 if found["decisions"] else 0)
 
 
@@ -180,6 +184,18 @@ def card(
         raise InputError("out", str(to), "a file that is not there yet, or --force")
     write_atomic(to, model_card(found))
     out.print(f"model card: {to}", soft_wrap=True)
+
+
+@contextmanager
+def _readable(chunk: int | None) -> Iterator[None]:
+    """What a table holds that cannot be computed with, such as words as confidences, becomes one sentence."""
+    try:
+        yield
+    except (TutelageError, OSError):
+        raise
+    except (TypeError, ValueError, LookupError) as error:
+        argument, where = ("reference", "it") if chunk is None else ("stream", f"chunk {chunk}")
+        raise InputError(argument, f"{where} with {error}", "columns as the policy names them, of numbers or words") from error
 
 
 @contextmanager
