@@ -71,7 +71,7 @@ def place(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                     else:
                         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
                     commands += 1
-    assert commands == 7
+    assert commands == 8
     return folder
 
 
@@ -98,7 +98,7 @@ def test_every_policy_on_the_page_is_one(root: Path):
         for _, _, code in BLOCK.findall((root / "docs" / "gate.md").read_text())
         if code.startswith("data:")
     ]
-    assert len(parts) == 3
+    assert len(parts) == 4
     for part in parts:
         read_policy(part)
 
