@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -38,6 +39,10 @@ class Net(nn.Module):
 def build():
     return Net()
 """
+# 9 ** 11 entries, if anybody counted them
+GROWING = (
+    "a: &a [x]\n" + "".join(f"{c}: &{c} [{','.join(['*' + b] * 9)}]\n" for b, c in pairwise("abcdefghijkl")) + "name: *l\n"
+)
 MIN = "gates: [{metric: clean, rule: min, value: 0}]"
 TABLES = {
     "words.csv": "1,1,1,high\n2,2,2,low\n",
@@ -121,6 +126,7 @@ def test_junit_and_summary_go_where_ci_wants_them(place: Path, tmp_path: Path, m
         ("gates: [{metric: clean, rule: min, valeu: 0.5}]", "policy.gates.0"),
         ("gates: [{metric: robust, rule: min, value: 0.5}]\ncandidate: {predictions: new.csv}", "no metric robust"),
         ("- 1", "names and values"),
+        (GROWING, "policy.name: got [["),
         (f"candidate: {{predictions: words.csv}}\n{MIN}", "numbers in [0, 1]"),
         (f"candidate: {{predictions: high.csv}}\n{MIN}", "values from 0.5 to 1.5"),
         (f"candidate: {{predictions: unlabelled.csv}}\n{MIN}", "2 rows without a label"),

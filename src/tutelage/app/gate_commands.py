@@ -208,7 +208,7 @@ def _no_other_code() -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # a model, its data and its metrics are the user's own code and files
         at = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"
+        reason = f"{type(error).__name__}: {str(error)[:300]} ({Path(at.filename).name}, line {at.lineno})"
         failure = TutelageError(f"nothing was judged: {reason}")
         failure.exit_code = 1
         raise failure from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import reprlib
+from itertools import islice
 from typing import Any
 
 # what to do about an OSError; after each of them the same call goes on from what was finished
@@ -113,7 +115,29 @@ class Interrupted(TutelageError):
     exit_code = 130
 
 
+class _Repr(reprlib.Repr):
+    """As repr, but never more than is shown: the aliases of a YAML file can make a list of a billion entries of a few lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdeque = self.maxarray = self.maxdict = 60
+        self.maxstring = self.maxlong = self.maxother = 400
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """In the dictionary's own order."""
+        if level <= 0 and x:
+            return "{...}"
+        pairs = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}" for key, value in islice(x.items(), self.maxdict)
+        ]
+        return "{" + ", ".join([*pairs, *(["..."] if len(x) > self.maxdict else [])]) + "}"
+
+
+_REPR = _Repr()
+
+
 def _short(value: object, limit: int = 120) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else _REPR.repr(value)
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
