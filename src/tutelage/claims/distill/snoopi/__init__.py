@@ -24,7 +24,7 @@ from tutelage.claims.distill.snoopi.config import Backbone, Config
 from tutelage.claims.distill.snoopi.students import Recipe, Student, judged, measured, shape, student
 from tutelage.claims.distill.snoopi.teachers import judge, part, teacher
 from tutelage.core.rng import derive, generator
-from tutelage.data.coloured_digits import ATTRIBUTES, COLOURS
+from tutelage.data.coloured_digits import ATTRIBUTES, COLOURS, prompt_of
 from tutelage.methods.distill.snoopi.generator import Mode, OneStepGenerator
 from tutelage.methods.distill.snoopi.measure import Removal, RemovalRow, chosen, removal_test
 from tutelage.models.diffusion.guidance.classifier_free import ClassifierFree
@@ -103,13 +103,13 @@ def _many_steps(cell: Cell, backbone: Backbone) -> dict[str, float]:
     model = teacher(config, backbone, cell.cache, cell.progress)
     noise, guide = generator(cell.unit, "snoopi many steps"), ClassifierFree(config.ddim_scale)
     made = [
-        sample(model, [test.prompts[row] for row in some], shape(config), noise=noise, steps=config.ddim_steps, guidance=guide)
-        for some in _parts(rows.tolist(), 500)
+        sample(model, some, shape(config), noise=noise, steps=config.ddim_steps, guidance=guide)
+        for some in _parts([prompt_of(row) for row in test.attributes[rows].tolist()], 500)
     ]
     return judged(config, torch.cat(made), test.images[rows], test.attributes[rows], cell.cache)
 
 
-def _parts(rows: list[int], size: int) -> list[list[int]]:
+def _parts(rows: list[str], size: int) -> list[list[str]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 

@@ -18,7 +18,7 @@ from tutelage.core.feature_distances import frechet_distance
 from tutelage.core.files import write_json
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.rng import derive, generator
-from tutelage.data.coloured_digits import BACKGROUNDS, COLOURS, all_prompts
+from tutelage.data.coloured_digits import BACKGROUNDS, COLOURS, all_prompts, prompt_of
 from tutelage.data.sets import DIGITS
 from tutelage.methods.distill.snoopi.generator import OneStepGenerator
 from tutelage.methods.distill.snoopi.training import Part, SnoopiConfig, distill_one_step
@@ -96,7 +96,7 @@ def _teach(
     eye, seed = judge(config, cache), derive(unit, "snoopi")
     real = part(config, "validation")
     shown = torch.randperm(len(real), generator=generator(seed, "curve"))[: config.n_curve]
-    prompts = [real.prompts[place] for place in shown.tolist()]
+    prompts = [prompt_of(row) for row in real.attributes[shown].tolist()]
     wanted = features_of(real.images, eye.features)
 
     def evaluate(made: OneStepGenerator) -> dict[str, float]:
@@ -130,7 +130,8 @@ def measured(config: Config, generator_: OneStepGenerator, unit: int, cache: Cac
     """Of one backbone, against test digits with the prompts of those digits: distances, accuracy in per cent, recall."""
     test = part(config, "test")
     rows = torch.randperm(len(test), generator=generator(unit, "snoopi test"))[: config.n_test]
-    made = generator_.generate([test.prompts[row] for row in rows.tolist()], seed=derive(unit, "snoopi test noise"))
+    prompts = [prompt_of(row) for row in test.attributes[rows].tolist()]
+    made = generator_.generate(prompts, seed=derive(unit, "snoopi test noise"))
     return judged(config, made, test.images[rows], test.attributes[rows], cache)
 
 
