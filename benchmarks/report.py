@@ -16,12 +16,17 @@ from typing import Any
 from common import load
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+SPEECH = PAGE.parent / "images" / "speech-speed.svg"
 MARKS = re.compile(r"(<!-- benchmark:([\w-]+) -->).*?(<!-- /benchmark -->)", flags=re.S)
 PLACE = ("cpu", "cores", "threads", "system")
 
 
 def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def ratio(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -34,8 +39,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         low, high = row["ratio_quartiles"]
+        ratios = f"**{ratio(row['median_ratio'])}** [{ratio(low)}, {ratio(high)}]"
         lines.append(
-            f"| {row['name']} | {row['peer']} | **{row['median_ratio']:.2f}** [{low:.2f}, {high:.2f}] | {row['wanted']} "
+            f"| {row['name']} | {row['peer']} | {ratios} | {row['wanted']} "
             f"| {milliseconds(row['median_ours'])} | {milliseconds(row['median_peer'])} | {row['n']} |"
         )
     noted = [f"- {row['name']}: {told(row['notes'])}" for row in rows if row["notes"]]
@@ -118,6 +124,37 @@ def filled(text: str, rows: list[dict[str, Any]]) -> str:
     return MARKS.sub(fill, text)
 
 
+def draw_speech(rows: list[dict[str, Any]]) -> None:
+    """Seconds a spectrogram against its length, of the student and of the autoregressive sides: straight lines have slope 1."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    from tutelage.auditing.figures import MARKERS, SERIES, new_figure
+
+    curves: dict[str, dict[int, float]] = {}
+    for row in rows:
+        _, frames, side = row["name"].split(", ", 2)
+        length = int(frames.split()[0])
+        curves.setdefault("teacher of the claim, with a cache" if "claim" in side else f"teacher, {side}", {})[length] = row[
+            "median_peer"
+        ]
+        curves.setdefault("FastSpeech, of the claim" if "claim" in side else "FastSpeech", {})[length] = row["median_ours"]
+    with rc_context({"svg.hashsalt": "speech"}):
+        figure, (panel,) = new_figure(3.2, width=7.4)
+        for i, (name, curve) in enumerate(sorted(curves.items())):
+            panel.plot(*zip(*sorted(curve.items()), strict=True), color=SERIES[i], marker=MARKERS[i], markersize=4, label=name)
+        lengths = sorted({length for curve in curves.values() for length in curve})
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xticks(lengths, [str(length) for length in lengths])
+        panel.minorticks_off()
+        panel.set_xlabel("frames")
+        panel.set_ylabel("seconds")
+        panel.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        FigureCanvasSVG(figure)
+        figure.savefig(SPEECH, format="svg", facecolor="white", metadata={"Date": None})
+
+
 def main() -> None:
     old = PAGE.read_text()
     new = filled(old, load())
@@ -125,6 +162,8 @@ def main() -> None:
         sys.exit("docs/benchmarks.md is out of date: python benchmarks/report.py" if new != old else 0)
     if new != old:
         PAGE.write_text(new)
+    if speech := [row for row in load() if row["group"] == "speech"]:
+        draw_speech(speech)
     print("written" if new != old else "up to date")
 
 
