@@ -51,8 +51,8 @@ def claims_table(found: dict[str, Any]) -> str:
 
 def cases_table(found: dict[str, Any]) -> str:
     """Markdown: a row for each group of cases of tools/campaign."""
-    keys = ("cases", "refused", "fine", "known", "wrong")
-    head = ("what was given", "cases", "refused with a sentence", "fine", "an error of Python's own, known", "anything else")
+    keys = ("cases", "refused", "fine", "wrong")
+    head = ("what was given", "cases", "refused with a sentence", "fine", "anything else")
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     rows = {name: {**one, "wrong": len(one["failures"])} for name, one in found["groups"].items()}
     lines += [f"| {name} | {' | '.join(str(one[key]) for key in keys)} |" for name, one in rows.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
@@ -11,13 +12,25 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
+import torch
 from photographed import make_user
+from torch import Tensor, nn
 
 from tutelage.app.cli import run
 from tutelage.auditing.audit import audit
 from tutelage.core.errors import InputError, WriteError
+from tutelage.core.rng import generator
+from tutelage.data import ImageSet
+from tutelage.data.code_problems import read_problems
+from tutelage.data.offline import read_offline
 from tutelage.data.readers import read_idx, read_images
+from tutelage.data.tables import as_table
+from tutelage.methods.audit.robustness_gym import Store
+from tutelage.models.language.ngram import NGramLM
+from tutelage.threats import PGD, Linf
 
 
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder"])
@@ -107,3 +120,66 @@ def test_an_audit_with_other_values_is_one_sentence(key: str, value: Any, tmp_pa
     assert run(["report", str(tmp_path / "two")]) == 2
     assert re.fullmatch(r"error: RUN: got .*two, wanted an audit as `audit` writes it \(\w+: .*\)\n", capsys.readouterr().err)
     assert not (tmp_path / "two" / "report.html").exists()
+
+
+BRACKETS = "[" * 200_000 + "]" * 200_000
+
+
+def test_nested_json_is_refused_by_every_reader(tmp_path: Path) -> None:
+    for suffix, reader in {
+        ".json": as_table,
+        ".jsonl": read_problems,
+        ".store": Store.load,
+        ".ngram": NGramLM.load,
+    }.items():
+        path = tmp_path / f"x{suffix}"
+        path.write_text(BRACKETS)
+        with pytest.raises(InputError):
+            reader(path)
+
+
+def test_half_a_character_in_a_column_name_is_refused() -> None:
+    with pytest.raises(InputError, match=r"lone surrogate.*wanted names that are Unicode text"):
+        as_table([{"a\udc80": 1}])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # NumPy leaves a damaged archive open
+@pytest.mark.parametrize("keep", [40, 200, 300])
+def test_logged_decisions_that_are_cut_are_refused(keep: int, tmp_path: Path) -> None:
+    for name in ("d.npz", "d.hdf5"):
+        path = tmp_path / name
+        whole = io.BytesIO()
+        if name == "d.npz":
+            np.savez_compressed(whole, observations=np.zeros((9, 2), np.float32), actions=np.zeros((9, 1), np.float32))
+        else:
+            with h5py.File(whole, "w") as store:
+                store["observations"] = np.zeros((9, 2), np.float32)
+        path.write_bytes(whole.getvalue()[:keep])
+        with pytest.raises(InputError):
+            read_offline(path)
+
+
+class Grows(nn.Module):
+    classes = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.classes += 1
+        return x.flatten(1)[:, : self.classes]
+
+
+class Stopped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x.flatten(1)[:, :4]  # a view keeps saying that it has a gradient
+
+
+def test_a_model_whose_number_of_classes_changes_is_refused() -> None:
+    images = ImageSet(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, tuple("abcd"), name="x", split="test")
+    with pytest.raises(InputError, match=r"^model: got 4 classes, and 5 when it was asked again, wanted as many outputs"):
+        audit(Grows(), images, threats=["linf@0.1"])
+
+
+def test_a_model_without_a_gradient_in_it_is_refused() -> None:
+    x = torch.eye(4)[:2].reshape(2, 1, 2, 2)
+    with pytest.raises(InputError, match=r"^model: got logits that do not depend on the input for autograd"):
+        PGD(Linf(0.01), steps=2).run(Stopped(), x, torch.tensor([0, 1]), generator(0))

@@ -120,7 +120,7 @@ def main() -> None:
 def joined(earlier: dict[str, Any], now: Group) -> Group:
     """A group whose failures were run again; what is not there any more stays failed."""
     missing = earlier["failures"][: len(earlier["failures"]) - now.cases]
-    counts = {key: earlier[key] + getattr(now, key) for key in ("refused", "fine", "known")}
+    counts = {key: earlier[key] + getattr(now, key) for key in ("refused", "fine")}
     return Group(cases=earlier["cases"], failures=[*missing, *now.failures], **counts)
 
 

@@ -48,8 +48,7 @@ class Case:
     prepare: run in the child before, with the place; it may replace functions. also: exit codes that are fine beside 0 and 2.
     must_refuse: success would be a failure. runs_on: it is stopped after the limit, which is no failure (a server).
     check: looks at the place afterwards, in the parent; returns what is wrong, or nothing. limit: seconds. writes: the file
-    given is one that is written, as a database is when it is opened. known: errors of Python's own that a reader is known to
-    raise, by their names; they are counted apart.
+    given is one that is written, as a database is when it is opened.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Case:
     check: Callable[[Path], str] | None = None
     limit: float = LIMIT
     writes: bool = False
-    known: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,12 +71,10 @@ class Group:
     cases: int = 0
     refused: int = 0
     fine: int = 0
-    known: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        counts = {"cases": self.cases, "refused": self.refused, "fine": self.fine, "known": self.known}
-        return {**counts, "failures": self.failures}
+        return {"cases": self.cases, "refused": self.refused, "fine": self.fine, "failures": self.failures}
 
 
 @dataclass(frozen=True)
@@ -202,8 +198,6 @@ def run_cases(cases: Iterable[Case], place: Place, tell: Callable[[str], None] =
         place.add(case.files)
         ended = forked(case, place.path)
         wrong = wrong_with(case, ended)
-        if wrong.startswith("traceback: ") and wrong.split()[1].rstrip(":").rpartition(".")[2] in case.known:
-            wrong, group.known = "", group.known + 1
         if not wrong and not case.writes and (changed := place.changed(done=ended.code != 2)):
             wrong = f"changed {changed}"
         if not wrong and case.check is not None:
@@ -212,8 +206,6 @@ def run_cases(cases: Iterable[Case], place: Place, tell: Callable[[str], None] =
         if wrong:
             group.failures.append({"case": case.name[:400], "problem": wrong})
             tell(f"  FAILED {case.name[:300]}: {wrong}")
-        elif ended.code == 70:
-            pass  # known
         elif ended.code == 2 or (ended.code == 1 and REFUSED.search(ended.said)):
             group.refused += 1
         else:

@@ -11,7 +11,7 @@ from typing import Any
 from cases import Case, drawn
 from hypothesis import strategies as st
 from lines import fast
-from place import KNOWN, ON_GOOD, READERS
+from place import ON_GOOD, READERS
 
 DAMAGES = ("cut", "bit", "zeros", "chunk gone", "chunk twice", "noise inside", "noise", "empty", "bytes behind", "another kind")
 ODD: list[Any] = [
@@ -118,7 +118,6 @@ def damaged_files(per_reader: int, seed: int) -> Iterator[Case]:
                 also=(1,),
                 prepare=fast,
                 writes=reader.writes,
-                known=KNOWN.get(name, ()),
             )
 
 
@@ -162,9 +161,6 @@ FORWARDS = {
     "in train mode only": "assert self.training; return x.flatten(1)[:, :3]",
 }
 
-# the attacks' own code is part of recorded results, see place.KNOWN
-KNOWN_OF_MODELS = {"an answer that grows": ("RuntimeError",), "with no_grad": ("RuntimeError",)}
-
 
 def odd_models() -> Iterator[Case]:
     """Factories and models that raise, exit, or answer something else."""
@@ -184,7 +180,6 @@ def odd_models() -> Iterator[Case]:
             words=words,
             files={"odd.py": source.encode()},
             also=(7,),
-            known=KNOWN_OF_MODELS.get(name, ()),
         )
     for name, content in {
         "a pickle": b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x0ctouch PWNED\x85R.",

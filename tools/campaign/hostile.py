@@ -21,7 +21,7 @@ import torch
 from cases import Case
 from lines import commands, fast
 from photographed import picture
-from place import AUDIT, KNOWN, ON_GOOD, READERS, _audits, _grey, _npz
+from place import AUDIT, ON_GOOD, READERS, _audits, _grey, _npz
 
 from tutelage.core.errors import TutelageError
 from tutelage.data.archives import take_from_tar, take_from_wheel
@@ -233,7 +233,6 @@ def _read(kind: str, content: bytes, said: str, name: str = "", must_refuse: boo
         prepare=fast,
         must_refuse=must_refuse,
         writes=reader.writes,
-        known=KNOWN.get(kind, ()),
     )
 
 
@@ -303,7 +302,6 @@ def bombs() -> Iterator[Case]:
         call=lambda: read_offline("out/d.hdf5"),
         prepare=_sparse_hdf5,
         must_refuse=True,
-        known=KNOWN["logged decisions of D4RL"],
     )
 
 

@@ -224,21 +224,6 @@ def _labels() -> np.ndarray:
     return np.arange(12) % 3
 
 
-# Readers for Python whose code is part of recorded results: what they let through until those are recorded anew.
-KNOWN = {
-    "a table in .jsonl.gz": ("RecursionError", "UnicodeEncodeError", "MemoryError"),
-    "a table in .jsonl": ("RecursionError", "UnicodeEncodeError"),
-    "a table in .json": ("RecursionError", "UnicodeEncodeError"),
-    "a table in .csv": ("Error",),
-    "code problems in .jsonl": ("RecursionError", "MemoryError"),
-    "logged decisions in .npz": ("EOFError", "MemoryError", "_ArrayMemoryError", "error"),
-    "logged decisions of D4RL": ("KeyError", "RuntimeError", "MemoryError", "_ArrayMemoryError"),
-    "logged decisions of Minari": ("KeyError", "RuntimeError", "MemoryError", "_ArrayMemoryError"),
-    "an n-gram model": ("RecursionError",),
-    "a conformal predictor": ("RecursionError",),
-    "cached operations": ("JSONDecodeError", "UnicodeDecodeError", "RecursionError", "ValueError"),
-}
-
 READERS: dict[str, Reader] = {
     "images in .npz": Reader(_written("x.npz", lambda: _npz(image=_grey(), label=_labels())), (*AUDIT, "--data", "FILE")),
     "images in compressed .npz": Reader(

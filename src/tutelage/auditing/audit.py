@@ -413,7 +413,11 @@ def _two_looks(model: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, Ten
         with checks.counting_autograd() as calls:
             first = run_model(model, x)
         check_labels(labels, len(labels), first.shape[1], name="label")
-        return first, run_model(model, x), calls[0]
+        again = run_model(model, x)
+        if again.shape != first.shape:
+            seen = f"{first.shape[1]} classes, and {again.shape[1]} when it was asked again"
+            raise InputError("model", seen, "as many outputs every time")
+        return first, again, calls[0]
 
 
 def _has_gradient(model: nn.Module, x: Tensor) -> None:

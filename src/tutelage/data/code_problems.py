@@ -172,7 +172,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, MemoryError) as error:
         raise InputError("path", str(path), f"a file with one JSON object a line ({error})") from None
     if not all(isinstance(row, dict) for row in rows):
         raise InputError("path", str(path), "a file with one JSON object a line")

@@ -107,6 +107,8 @@ def _columns(data: Any) -> dict[str, list[Any]]:
 
 def _content_ids(columns: Mapping[str, Sequence[Any]], n: int) -> Iterable[str]:
     """A hash of each row's content; rows of one content are numbered."""
+    if any("\ud800" <= letter <= "\udfff" for name in columns for letter in name):
+        raise InputError("data", "a column whose name has half a character (a lone surrogate)", "names that are Unicode text")
     seen: Counter[str] = Counter()
     for i in range(n):
         digest = hashlib.sha256()
@@ -136,6 +138,6 @@ def _read(path: Path) -> Any:
             return json.loads(text)
         if kind == "csv":
             return list(csv.DictReader(io.StringIO(text)))
-    except (ValueError, OSError) as error:
-        raise InputError("data", f"{path.name} ({error})", "a file that can be read") from error
+    except (ValueError, OSError, EOFError, csv.Error, RecursionError, MemoryError) as error:
+        raise InputError("data", f"{path.name} ({type(error).__name__}: {error})", "a file that can be read") from error
     raise InputError("data", path.name, "a .jsonl, .jsonl.gz, .json, .csv or .parquet file")

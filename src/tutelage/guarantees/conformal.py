@@ -363,7 +363,7 @@ def read_state(path: Path) -> dict[str, Any]:
         raise MissingError(f"folder: there is no {path}")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("folder", str(path), f"a readable JSON file ({error})") from error
     if not isinstance(state, dict):
         raise InputError("folder", str(path), "a JSON object")

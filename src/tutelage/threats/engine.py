@@ -364,7 +364,14 @@ def keep(found: AttackResult, active: Tensor, x_adv: Tensor, loss: Tensor, broke
 def slopes(loss: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """The gradient of each sample's loss (B,) by its x (B, ...)."""
     check_grows(loss)
-    return torch.autograd.grad(loss.sum(), x)
+    try:
+        return torch.autograd.grad(loss.sum(), x)
+    except RuntimeError as error:  # views made under no_grad say that they have a gradient
+        if "appears to not have been used" not in str(error):
+            raise
+        raise InputError(
+            "model", "logits that do not depend on the input for autograd (a no_grad inside)", "a differentiable model"
+        ) from error
 
 
 def check_grows(outputs: Tensor) -> None:

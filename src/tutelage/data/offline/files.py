@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def read_offline(
             with h5py.File(file, "r") as store:
                 episodic = any(key.startswith("episode_") for key in store)
                 arrays, about = _read_minari(store, file) if episodic else (_read_d4rl(store, file), {})
-        except OSError as error:
+        except (OSError, KeyError, RuntimeError, MemoryError) as error:  # h5py raises whatever a damaged file makes it
             raise InputError("path", str(file), f"an HDF5 file ({error})") from error
     for name, given in (("random_return", random_return), ("expert_return", expert_return)):
         about[name] = given if given is not None else about.get(name)
@@ -161,7 +162,7 @@ def _read_npz(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with np.load(file, allow_pickle=False) as store:
             arrays = {name: store[name] for name in store.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError("path", str(file), f"an .npz file of plain arrays ({error})") from error
     about = json.loads(str(arrays.pop("about"))) if "about" in arrays else {}
     about |= {name: arrays.pop(name).tolist() for name in ("action_low", "action_high") if name in arrays}

@@ -105,7 +105,7 @@ class NGramLM(Backend):
             return cls(counts, order=order, unit=unit, strength=strength, name=state["name"])
         except FileNotFoundError as error:
             raise MissingError(f"path: there is no file {path}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError("path", str(path), f"a file that NGramLM.save wrote ({error})") from error
 
     def _state(self) -> dict[str, Any]:

@@ -76,7 +76,10 @@ class Store:
     @classmethod
     def load(cls, path: Path | str) -> Store:
         store = cls()
-        store._results = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            store._results = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError("path", str(path), f"results as Store.save writes them ({error})") from error
         return store
 
     def _keys(self, data: Table, operation: CachedOperation, columns: Sequence[str]) -> list[str]:
