@@ -62,16 +62,19 @@ class Suite:
     def standard(cls, budget: Budget) -> Suite:
         """The cheapest attack first; there is nothing to choose.
 
-        FGSM; APGD on cross-entropy; APGD on the margin to up to nine classes, the nearest border first; and the Square attack,
-        without gradients, which goes on where it climbs higher in its first 200 queries than they did in all.
+        FGSM; APGD on cross-entropy; APGD on the margin to up to nine classes, the nearest border first, and with more steps to
+        the nearest four; and the Square attack, without gradients, which goes on where it climbs higher in its first 200
+        queries than they did in all.
         """
         steps = 50 if isinstance(budget, L1) else 20  # in L1 they are shared by three balls
+        more = 5 * steps // 2
         return cls(
             budget,
             (
                 ("FGSM", FGSM(budget)),
                 (f"APGD-{steps} CE", APGD(budget, steps)),
                 (f"T9-APGD-{steps}", TargetedAPGD(budget, steps)),
+                (f"T4-APGD-{more}", TargetedAPGD(budget, more, targets=4)),
                 ("Square", Square(budget, patience=200)),
             ),
             label="standard suite",
