@@ -61,7 +61,7 @@ def job_of(tool: str, name: str, path: Path, got: argparse.Namespace) -> dict[st
         "quick": got.quick,
     }
     if tool == OURS:
-        return {**job, "code": code_sha256("tutelage.auditing.measure")}
+        return {**job, "code": [code_sha256(module) for module in ("tutelage.auditing.measure", "tutelage.threats.suite")]}
     return {**job, "peer": (HERE / "peers" / f"{tool}.txt").read_text()}
 
 

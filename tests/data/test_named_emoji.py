@@ -49,7 +49,7 @@ def test_no_emoji_is_in_two_splits(by_length: None, tmp_path: Path) -> None:
 
 
 def test_unknown_splits_and_missing_weights_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="^split: got all, wanted one of train, validation, test"):
+    with pytest.raises(InputError, match=r"^split: got all, wanted one of train, validation, test"):
         named_emoji("all")  # type: ignore[arg-type]
     monkeypatch.setenv("TUTELAGE_CACHE", str(tmp_path))
     monkeypatch.delenv("TUTELAGE_DATA", raising=False)

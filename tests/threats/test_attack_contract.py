@@ -328,7 +328,7 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
     n = len(case.x)
     if isinstance(all_of_it, SuiteResult):
         # a stage sees what the stages before it left, and the model judges what it found; the first has the clean pass, too
-        first, ascent, targeted, square = all_of_it.stages
+        first, ascent, targeted, near, square = all_of_it.stages
         left = n - int(broken_from_start(name, case).sum())
         assert (first.forward, first.backward) == (n + left * 3, left)
         left = n - int(first.success.sum())
@@ -339,6 +339,11 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
         assert targeted.forward == left * (1 + others * (steps + ascents) + 1 + 1)
         assert targeted.backward == left * others * (steps + 1)
         left = n - int(targeted.success.sum())
+        close, rest = divmod(near.backward, others * (steps + 1))  # who has lost three quarters of the margin or more
+        assert rest == 0
+        assert close <= left
+        assert near.forward == close * (1 + others * (steps + ascents) + 1) + left
+        left = n - int(near.success.sum())
         assert square.forward == left * (1 + 5 * STEPS)
         assert square.backward == 0
         assert all_of_it.forward == sum(stage.forward for stage in all_of_it.stages)

@@ -62,12 +62,12 @@ def weak_to_strong() -> Suite:
 
 def test_the_standard_suite_is_what_it_says() -> None:
     suite = Suite.standard(Linf(0.1))
-    assert [name for name, _ in suite.attacks] == ["FGSM", "APGD-20 CE", "T9-APGD-20", "T4-APGD-50", "Square"]
+    assert [name for name, _ in suite.attacks] == ["FGSM", "APGD-20 CE", "T9-APGD-20", "T9-APGD-100 near", "Square"]
     fgsm, ce, targeted, nearest, square = (attack for _, attack in suite.attacks)
     assert (fgsm.steps, fgsm.start) == (1, "clean")
     assert (ce.steps, ce.objective) == (20, cross_entropy)
     assert (targeted.steps, targeted.targets) == (20, 9)
-    assert (nearest.steps, nearest.targets) == (50, 4)
+    assert (nearest.steps, nearest.targets, nearest.near) == (100, 9, 0.25)
     assert (square.queries, square.patience) == (5000, 200)
     assert [attack.needs_gradients for _, attack in suite.attacks] == [True, True, True, True, False]
     assert all(attack.budget == Linf(0.1) for _, attack in suite.attacks)
@@ -198,7 +198,7 @@ def test_warnings_name_their_stage() -> None:
             return torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1)
 
     result = Suite.standard(Linf(0.1)).run(Flat(), torch.rand(4, 3), torch.zeros(4, dtype=torch.long), seeded())
-    assert [warning.split(":")[0] for warning in result.warnings] == ["FGSM", "APGD-20 CE", "T9-APGD-20", "T4-APGD-50"]
+    assert [warning.split(":")[0] for warning in result.warnings] == ["FGSM", "APGD-20 CE", "T9-APGD-20"]
 
 
 # Quicker stand-ins
@@ -443,3 +443,25 @@ def test_any_text_is_a_suite_or_an_input_error(text: str) -> None:
         return
     assert suite.attacks
     assert all(isinstance(attack, Attack) for _, attack in suite.attacks)
+
+
+def test_what_is_far_from_broken_is_not_searched_again() -> None:
+    """Of two samples the second has lost half of its margin to the attacks before: `near` takes it from 0.5 on."""
+    model, x, y = problem()
+    with torch.no_grad():
+        clean = margin(model(x), AttackBatch(x, y))
+    rows = (clean < 0).nonzero().squeeze(1)[:2]
+    x, y, clean = x[rows], y[rows], clean[rows]
+    reached = clean * torch.tensor([1.0, 0.5])
+    seeds = torch.arange(2)
+    found = {}
+    for near in (1.0, 0.6, 0.4):
+        attack = TargetedAPGD(Linf(0.01), steps=5, near=near, retire=False)
+        found[near] = attack.run_seeded(model, x, y, seeds, reached=reached)
+    assert (found[1.0].x_adv != x).flatten(1).any(1).tolist() == [True, True]
+    assert (found[0.6].x_adv != x).flatten(1).any(1).tolist() == [False, True]
+    assert torch.equal(found[0.6].x_adv[1], found[1.0].x_adv[1])  # neighbours change nothing
+    assert torch.equal(found[0.4].x_adv, x)
+    assert found[0.4].backward == 0
+    with pytest.raises(InputError, match=r"near: got 1\.5, wanted a share from 0 to 1"):
+        TargetedAPGD(Linf(0.1), near=1.5)

@@ -96,6 +96,6 @@ def small_voice(
 
     key = {
         "speaker": who.name, "sentences": sentences, "steps": steps,
-        "code": code_sha256("tutelage.methods.distill.fastspeech.training"),
+        "code": code_sha256(__name__),
     }  # fmt: skip
     return Voice.load(cache.get("voices", key, build))

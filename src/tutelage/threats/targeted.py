@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from tutelage.core.checks import check_integer
+from tutelage.core.checks import check_integer, check_number
 from tutelage.core.errors import InputError
 from tutelage.core.rng import Noise
 from tutelage.threats.apgd import APGD
@@ -41,35 +41,44 @@ def leaves_its_label(logits: Tensor, batch: AttackBatch) -> Tensor:
 class TargetedAPGD(APGD):
     """Auto-PGD towards `targets` classes in turn, ordered by (1). Fields as of `APGD`; steps are for each target.
 
-    candidates: how many classes of the largest logits are ordered; each costs one gradient. Its goal is any wrong class, so
-    that it takes no `target` and fits a suite.
+    candidates: how many classes of the largest logits are ordered; each costs one gradient. near: where other attacks have
+    left more than this share of a sample's margin standing, it is not searched (`batch.reached`, which a suite knows; 1
+    searches all). Its goal is any wrong class, so that it takes no `target` and fits a suite.
     """
 
     steps: int = 30
     targets: int = 9
     candidates: int = 10
+    near: float = 1.0
     objective: Objective = field(default=gap, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("targets", self.targets)
         check_integer("candidates", self.candidates, low=self.targets)
+        check_number("near", self.near, "a share from 0 to 1", low=0, high=1)
         if self.targeted:
             raise InputError("targeted", True, "False: this attack chooses its targets itself")
 
     @property
     def name(self) -> str:
-        return f"T{self.targets}-{super().name}"
+        return f"T{self.targets}-{super().name}" + (" near" if self.near < 1 else "")
 
     @property
     def settings(self) -> dict[str, object]:
-        return {**super().settings, "targets": self.targets, "candidates": self.candidates}
+        return {**super().settings, "targets": self.targets, "candidates": self.candidates, "near": self.near}
 
     def _climb(
         self, model: nn.Module, batch: AttackBatch, active: Tensor, noise: Noise, found: AttackResult, *, first: bool
     ) -> None:
-        order = self._nearest(model, batch.take(active), found)
         sources = noise if isinstance(noise, torch.Generator) else list(noise)
+        if self.near < 1 and batch.reached is not None:
+            close = (batch.reached[active] >= self.near * found.loss[active]).nonzero().squeeze(1)  # both are below 0
+            active = active[close]
+            sources = sources if isinstance(sources, torch.Generator) else [sources[i] for i in close.tolist()]
+        if not len(active):
+            return
+        order = self._nearest(model, batch.take(active), found)
         search = replace(self, accept=leaves_its_label) if self.accept is misclassified else self
         for t in range(order.shape[1]):
             left = (~found.success[active]).nonzero().squeeze(1) if self.retire else torch.arange(len(active)).to(active)
