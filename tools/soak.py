@@ -43,7 +43,7 @@ from typing import Any
 import accelerate  # noqa: F401  # imported late by what is run here; once in the parent is enough
 import torch
 import torch._dynamo
-from soak_page import claims_table, table, write_figures
+from soak_page import beside_others, claims_table, table, write_figures
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -544,7 +544,9 @@ def main() -> None:
     for job in KINDS:
         parser.add_argument(f"--{job}", type=int, default=0, help=f"kills of {job}")
     parser.add_argument("--claims", type=int, default=0, help="kills of the smoke claim of each built system")
-    parser.add_argument("--systems", nargs="+", metavar="SLUG", help="with --claims: only these")
+    parser.add_argument(
+        "--systems", nargs="+", metavar="SLUG", help="with --claims: only these; --out keeps the rows of the others"
+    )
     parser.add_argument("--fresh", type=int, default=0, help="kills of each job in new interpreters, beside those")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lanes", type=int, default=min(2, os.cpu_count() or 1), help="trials side by side")
@@ -583,6 +585,8 @@ def main() -> None:
     if options.claims:
         found_claims = soak_claims(options.claims, options.seed, options.lanes, options.systems or built())
         figures["claims"] = {**about, "jobs": found_claims}
+        if options.systems and options.out:
+            figures["claims"] = beside_others(figures["claims"], options.out, built())
         print(claims_table(figures["claims"]))
         failures += [failure for one in found_claims for failure in one["failures"]]
     for failure in failures:

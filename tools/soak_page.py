@@ -46,7 +46,11 @@ def claims_table(found: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     cells = [f"all {len(found['jobs'])}", total["kills"], "", *(total[key] for key in keys[1:])]
     lines.append(f"| {' | '.join(f'**{cell}**' if cell != '' else '' for cell in cells)} |")
-    return "\n".join([*lines, "", made_by(found)])
+    runs: dict[str, list[str]] = {}
+    for one in found["jobs"]:
+        runs.setdefault(made_by({**found, **one.get("by", {})}), []).append(one["job"])
+    most, *others = sorted(runs, key=lambda run: -len(runs[run]))
+    return "\n".join([*lines, "", most, *(f"{', '.join(runs[run])}: {run[0].lower()}{run[1:]}" for run in others)])
 
 
 def cases_table(found: dict[str, Any]) -> str:
@@ -58,6 +62,14 @@ def cases_table(found: dict[str, Any]) -> str:
     lines += [f"| {name} | {' | '.join(str(one[key]) for key in keys)} |" for name, one in rows.items()]
     total = " | ".join(f"**{sum(one[key] for one in rows.values())}**" for key in keys)
     return "\n".join([*lines, f"| **all** | {total} |", "", made_by(found)])
+
+
+MADE = ("seed", "date", "commit", "torch", "machine")
+
+
+def by(found: dict[str, Any]) -> dict[str, Any]:
+    """What a run was made by."""
+    return {key: found[key] for key in MADE}
 
 
 def made_by(found: dict[str, Any]) -> str:
@@ -88,6 +100,13 @@ def filled() -> str:
 def _between(page: str, mark: str, content: str) -> str:
     pattern = rf"(<!-- {mark} -->).*?(<!-- /{mark} -->)"
     return re.sub(pattern, lambda m: f"{m[1]}\n{content}\n{m[2]}", page, flags=re.S)
+
+
+def beside_others(found: dict[str, Any], path: Path, order: list[str]) -> dict[str, Any]:
+    """The claims part with the new rows of some systems and, of the others, those in `path`, each with the run it is of."""
+    before = json.loads(path.read_text()).get("claims", {"jobs": []}) if path.exists() else {"jobs": []}
+    rows = {one["job"]: {"by": by(whole), **one} for whole in (before, found) for one in whole["jobs"]}
+    return {**found, "jobs": sorted(rows.values(), key=lambda one: order.index(one["job"]))}
 
 
 def write_figures(path: Path, found: dict[str, Any]) -> None:
