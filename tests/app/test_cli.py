@@ -189,6 +189,14 @@ def test_list_show_and_doctor(capsys):
     assert "TUTELAGE_CACHE" in capsys.readouterr().out
 
 
+def test_who_reads_only_the_first_line_gets_no_error():
+    command = [sys.executable, "-c", "from tutelage.app.cli import main; main()", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+        assert listing.wait() == 141
+
+
 def test_run_writes_a_folder_that_report_can_read(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["run", "mtard", "--seeds", "2", "--out", "first"]) == 0

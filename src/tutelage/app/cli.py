@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import time
 import warnings
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,11 +60,14 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code: 0, 2 for bad input (one sentence on stderr), 130 when interrupted."""
+    """Run one command line and return its exit code: 0, 2 for bad input (one sentence on stderr), 130 when interrupted, 141
+    when nobody reads what is printed any more (`tutelage list | head`)."""
+    piped = _piped()
     try:
         code = int(typer.main.get_command(app).main(arguments, prog_name="tutelage", standalone_mode=False) or 0)
         if code == 130:  # this typer turns Ctrl-C into an exit code
             _say_error("interrupted")
+        sys.stdout.flush()
         return code
     except TutelageError as error:
         _say_error(str(error))
@@ -77,10 +83,15 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _say_error("interrupted")
         return 130
-    except SystemExit as error:  # no command of ours raises it: a model's own code did, and a 0 of it would be no success
+    except SystemExit as error:
+        if piped and isinstance(error.__context__, BrokenPipeError):  # click's and rich's way out
+            return _unread()
+        # no command of ours raises it: a model's own code did, and a 0 of it would be no success
         _say_error(f"the program was ended by code that it was given to run (sys.exit({error.code!r}))")
         return 2
     except OSError as error:
+        if piped and isinstance(error, BrokenPipeError):
+            return _unread()
         where, what = f": {short_path(error.filename)}" if error.filename else "", advice(error)
         _say_error(f"{error.strerror or error}{where}{f'; {what}' if what else ''}")
         return 2
@@ -90,6 +101,20 @@ def run(arguments: list[str]) -> int:
     except RecursionError:
         _say_error("what was given cannot be used: it is nested too deeply")
         return 2
+
+
+def _piped() -> bool:
+    """Whether our output goes to another program."""
+    try:
+        return sys.__stdout__ is not None and stat.S_ISFIFO(os.fstat(sys.__stdout__.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _unread() -> int:
+    """That program has had enough: write nothing more, also not when this one ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 141
 
 
 def _say_error(message: str) -> None:
@@ -151,10 +176,12 @@ def list_(
         out.print("No system matches. `tutelage list` shows all of them.")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("system", "room", "state", "I want ..."):
+    for column in ("system", "state", "I want ..."):
         table.add_column(column, no_wrap=column != "I want ...")
-    for s in found:
-        table.add_row(s.slug, s.room, _coloured(str(states[s.slug])), escape(s.want))
+    for name, members in groupby(found, key=lambda s: s.room):  # they come room by room
+        table.add_row(f"[bold cyan]{name}[/]")
+        for s in members:
+            table.add_row(f"  {s.slug}", _coloured(str(states[s.slug])), escape(s.want))
     out.print(table)
     built = sum(state.status != "planned" for state in states.values())
     if others:
