@@ -126,10 +126,8 @@ def filled(text: str, rows: list[dict[str, Any]]) -> str:
 
 def draw_speech(rows: list[dict[str, Any]]) -> None:
     """Seconds a spectrogram against its length, of the student and of the autoregressive sides: straight lines have slope 1."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    from tutelage.auditing.figures import MARKERS, SERIES, new_figure
+    from tutelage.auditing.figures import MARKERS, SERIES, new_figure, save_svg
 
     curves: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -139,20 +137,18 @@ def draw_speech(rows: list[dict[str, Any]]) -> None:
             "median_peer"
         ]
         curves.setdefault("FastSpeech, of the claim" if "claim" in side else "FastSpeech", {})[length] = row["median_ours"]
-    with rc_context({"svg.hashsalt": "speech"}):
-        figure, (panel,) = new_figure(3.2, width=7.4)
-        for i, (name, curve) in enumerate(sorted(curves.items())):
-            panel.plot(*zip(*sorted(curve.items()), strict=True), color=SERIES[i], marker=MARKERS[i], markersize=4, label=name)
-        lengths = sorted({length for curve in curves.values() for length in curve})
-        panel.set_xscale("log")
-        panel.set_yscale("log")
-        panel.set_xticks(lengths, [str(length) for length in lengths])
-        panel.minorticks_off()
-        panel.set_xlabel("frames")
-        panel.set_ylabel("seconds")
-        panel.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-        FigureCanvasSVG(figure)
-        figure.savefig(SPEECH, format="svg", facecolor="white", metadata={"Date": None})
+    figure, (panel,) = new_figure(3.2, width=7.4)
+    for i, (name, curve) in enumerate(sorted(curves.items())):
+        panel.plot(*zip(*sorted(curve.items()), strict=True), color=SERIES[i], marker=MARKERS[i], markersize=4, label=name)
+    lengths = sorted({length for curve in curves.values() for length in curve})
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xticks(lengths, [str(length) for length in lengths])
+    panel.minorticks_off()
+    panel.set_xlabel("frames")
+    panel.set_ylabel("seconds")
+    panel.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    save_svg(figure, SPEECH)
 
 
 def main() -> None:

@@ -12,8 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from matplotlib import rc_context
-
+from tutelage.auditing.figures import save_svg
 from tutelage.catalogue import ROOM_PURPOSE, ROOMS, System, systems
 from tutelage.claims.claim import ClaimResult, load_claim
 from tutelage.claims.figures import differences_figure, tradeoff_figure
@@ -126,8 +125,7 @@ def draw() -> None:
         for name, figure in (("tradeoff", tradeoff_figure), ("differences", differences_figure)):
             if name == "tradeoff" and claim.axes is None:
                 continue
-            with rc_context({"svg.hashsalt": "tutelage"}):  # the same figure gives the same file
-                figure(claim, result).savefig(folder / f"{system.slug}-{name}.svg", metadata={"Date": None}, facecolor="white")
+            save_svg(figure(claim, result), folder / f"{system.slug}-{name}.svg")
 
 
 def main() -> None:

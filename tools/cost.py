@@ -132,9 +132,8 @@ def table(found: dict[str, Any]) -> str:
 
 
 def draw(found: dict[str, Any]) -> None:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    from tutelage.auditing.figures import MARKERS, SERIES, new_figure
+    from tutelage.auditing.figures import MARKERS, SERIES, new_figure, save_svg
 
     figure, panels = new_figure(2.1 * len(found["parts"]), (1.0,) * len(found["parts"]))
     for panel, (name, one) in zip(panels, found["parts"].items(), strict=True):
@@ -148,8 +147,7 @@ def draw(found: dict[str, Any]) -> None:
         panel.set_ylim(bottom=0)
         panel.set_xlabel(PARTS[name][1])
         panel.set_ylabel("seconds")
-    FigureCanvasSVG(figure)
-    figure.savefig(PICTURE, format="svg", facecolor="white", metadata={"Date": None})
+    save_svg(figure, PICTURE)
 
 
 def write_page() -> None:
