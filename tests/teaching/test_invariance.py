@@ -23,6 +23,8 @@ from tutelage.models.loading import fingerprint
 from tutelage.teaching import CrossEntropy, FitResult, Teacher, fit
 from tutelage.threats import PGD, Linf
 
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+
 
 def forget() -> None:
     """Accelerate keeps its state in singletons; no training here may see that of another."""
