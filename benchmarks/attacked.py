@@ -1,7 +1,8 @@
 """The models that attack_suite.py attacks: how they are trained, on what, and within which budget they are attacked.
 
 All of them are trained here, once, on training data; the epoch that counts is chosen on validation data; the attacked images
-are test images. The bundled subset of Fashion-MNIST serves all but one, CIFAR-10 is read from $TUTELAGE_DATA.
+are test images. What takes long to train is kept in models/, its recipe and epochs beside it. The bundled subset of Fashion-MNIST
+serves all but one, CIFAR-10 is read from $TUTELAGE_DATA.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tutelage.teaching.schedules import warmup_cosine
 from tutelage.threats import L2, PGD, Budget, Linf
 
 LEVELS, SHARPNESS = 8, 100
+KEPT = Path(__file__).resolve().parent / "models"  # weights that take most of an hour to train
 
 
 class Quantised(nn.Module):
@@ -116,14 +118,15 @@ def attacked_images(model: Attacked, n: int) -> ImageSet:
 
 
 def weights(model: Attacked, folder: Path, *, quick: bool, progress: Progress = QUIET) -> Path:
-    """The file with a model's weights; trained first if it is not there. A training that was killed goes on."""
+    """The file with a model's weights: in `folder`, or kept in KEPT; else trained first. A training that was killed goes on."""
     model = MODELS[model.like] if model.like else model
     if quick:
         model = replace(model, epochs=1, steps=min(model.steps, 1), validation=50, half=False)
     recipe = {key: str(value) for key, value in sorted(vars(model).items()) if key not in ("what", "budget", "like")}
     path = folder / f"{model.name}-{sha256_text(repr(recipe))[:8]}.safetensors"
-    if path.exists():
-        return path
+    for there in (path, KEPT / path.name):
+        if there.exists():
+            return there
     start = time.monotonic()
     train, validation = split(model, "train").split_off(model.validation)
     if quick:

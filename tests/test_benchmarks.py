@@ -354,6 +354,21 @@ def test_an_outcome_is_taken_over_until_its_job_changes(suite: Any, tmp_path: Pa
     assert runs[4][0] == sys.executable
 
 
+def test_the_model_that_trains_for_most_of_an_hour_comes_with_the_repository(
+    common: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is named by its recipe: who changes that has to train it anew."""
+    import attacked
+
+    monkeypatch.setattr(attacked, "split", lambda *_: pytest.fail("it would be trained"))
+    path = attacked.weights(attacked.MODELS["at-resnet"], tmp_path, quick=False)
+    assert path.parent == attacked.KEPT
+    images = attacked.ImageSet(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long), tuple("abcdefghij"))
+    logits = attacked.loaded(attacked.MODELS["at-resnet"], images, path)(images.images)
+    assert logits.shape == (1, 10)
+    assert bool(logits.isfinite().all())
+
+
 def test_an_image_outside_the_budget_is_not_broken(common: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool that leaves the budget breaks whatever it likes: that does not count, and it is told."""
     import attack_side
