@@ -1,8 +1,8 @@
 """The models that attack_suite.py attacks: how they are trained, on what, and within which budget they are attacked.
 
 All of them are trained here, once, on training data; the epoch that counts is chosen on validation data; the attacked images
-are test images. What takes long to train is kept in models/, its recipe and epochs beside it. The bundled subset of Fashion-MNIST
-serves all but one, CIFAR-10 is read from $TUTELAGE_DATA.
+are test images. What takes long to train is kept in models/, its recipe and epochs beside it. The bundled subset of
+Fashion-MNIST serves all but one, CIFAR-10 is read from $TUTELAGE_DATA.
 """
 
 from __future__ import annotations
