@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from attacked import MODELS, weights
+from attacked import MODELS, split, weights
 from common import HERE, RESULTS, keep, versions
 from peers import missing, python_of
 from report import attacks_table
@@ -224,6 +224,7 @@ def main() -> None:
     rows = []
     for name in got.models:
         try:
+            split(MODELS[name], "test")
             with shown() as progress:
                 path = weights(MODELS[name], got.folder / "models", quick=got.quick, progress=progress)
         except MissingError as error:
