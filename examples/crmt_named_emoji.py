@@ -21,7 +21,7 @@ from tutelage.methods.harden.crmt.passport import JOINT
 from tutelage.models.fusion import ConcatFusion, ConvEncoder, FusionModel, MLPEncoder, Standardised
 from tutelage.teaching.schedules import warmup_cosine
 
-EPS = (0.25, 0.5, 1.0)
+EPS = (0.02, 0.05, 0.1)
 
 
 def build(data: MultiModalSet, seed: int, head: type[nn.Module]) -> FusionModel:
