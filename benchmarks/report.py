@@ -126,7 +126,6 @@ def filled(text: str, rows: list[dict[str, Any]]) -> str:
 
 def draw_speech(rows: list[dict[str, Any]]) -> None:
     """Seconds a spectrogram against its length, of the student and of the autoregressive sides: straight lines have slope 1."""
-
     from tutelage.auditing.figures import MARKERS, SERIES, new_figure, save_svg
 
     curves: dict[str, dict[int, float]] = {}

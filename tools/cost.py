@@ -132,7 +132,6 @@ def table(found: dict[str, Any]) -> str:
 
 
 def draw(found: dict[str, Any]) -> None:
-
     from tutelage.auditing.figures import MARKERS, SERIES, new_figure, save_svg
 
     figure, panels = new_figure(2.1 * len(found["parts"]), (1.0,) * len(found["parts"]))
