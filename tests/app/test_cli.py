@@ -11,6 +11,8 @@ import torch
 
 import tutelage
 from tutelage.app.cli import _interval, run
+from tutelage.app.suites import check_corruptions, split_standard
+from tutelage.core.errors import InputError
 from tutelage.models.cnn import SmallCNN
 from tutelage.models.loading import save_weights
 from tutelage.teaching import CrossEntropy, fit
@@ -132,6 +134,7 @@ WRONG = {
     "output that is a file": (changed(out="my_net.py"), "out: got my_net.py, wanted a folder"),
     "output below a file": (["demo", "--quick", "--out", "my_net.py/demo"], "is a file"),
     "no such device": (changed(device="warp"), "device: got warp"),
+    "unknown suite": (changed(suite="standart"), "suite: got standart, wanted standard (attacks), attributes, corruptions,"),
     "unknown system": (["run", "mtrd"], "such as mtard"),
     "planned system": (["run", "w2s-deception"], "planned"),
     "unknown setting": (["run", "mtard", "--set", "epoch=3"], "set: got epoch"),
@@ -153,6 +156,36 @@ def test_wrong_input_gives_one_sentence_and_exit_code_2(case, place, monkeypatch
     assert error.startswith("error: ")
     assert message in error
     assert not (place / "audit").exists()
+
+
+@pytest.mark.parametrize(
+    ("threats", "suites", "wanted", "left"),
+    [
+        (None, [], ["linf@8/255"], []),
+        (None, ["standard"], ["linf@8/255"], []),
+        (None, ["corruptions", "standard"], ["linf@8/255"], ["corruptions"]),
+        (None, ["corruptions"], [], ["corruptions"]),
+        ("l2@0.5,fgsm:linf@0.1", ["standard"], ["l2@0.5", "fgsm:linf@0.1"], []),
+        ("fgsm:linf@0.1", ["standard"], ["fgsm:linf@0.1", "linf@8/255"], []),
+    ],
+)
+def test_the_standard_suite_is_what_a_budget_alone_means(threats, suites, wanted, left):
+    assert split_standard(threats, suites, []) == (wanted, left)
+
+
+def test_suites_that_do_not_go_together():
+    with pytest.raises(InputError, match=r"^suite: got standard twice"):
+        split_standard(None, ["standard", "standard"], [])
+    with pytest.raises(InputError, match=r"^suite: got fog@2 twice"):
+        check_corruptions(["fog", "fog@2"])
+
+
+def test_the_standard_suite_beside_another(place, monkeypatch):
+    monkeypatch.chdir(place)
+    command = ["audit", *AUDIT[1:6], "--n", "10", "--no-curve", "--out", "both", "--suite", "standard", "--suite", "fog@1"]
+    assert run(command) == 0
+    about = json.loads((place / "both" / "audit.json").read_text())
+    assert {"linf@8/255", "corruption"} <= {row["category"] for row in about["rows"]}
 
 
 def test_the_installed_command_shows_no_traceback(place):

@@ -106,7 +106,7 @@ WRONG = {
     "output that is a file": (["compare", "one", "two", "--out", "two.py"], "out: got two.py"),
     "baselines too few": (["compare", "one", "two", "--baseline", "usual.json"], "at least 3 pairs"),
     "other data": (["compare", "one", "other"], "wanted audits of the same images"),
-    "suite": (["--suite", "smog"], "corruptions: got smog, wanted corruptions, a family or a name"),
+    "suite": (["--suite", "smog"], "suite: got smog, wanted standard (attacks), attributes, corruptions, a family or a name"),
     "severity": (["--suite", "corruptions@9"], "severities from 1 to 5"),
     "shift without a name": (["--shift", "flat.npz"], "shift: got flat.npz, wanted NAME=PATH"),
     "shift twice": (["--shift", "a=flat.npz", "--shift", "a=flat.npz"], "shift: got a twice"),

@@ -25,6 +25,7 @@ from tutelage.app.init_command import init
 from tutelage.app.plugins import changed, listed, shown, split_changes, split_threats, use
 from tutelage.app.site_commands import site_app
 from tutelage.app.speak_command import speak
+from tutelage.app.suites import check_corruptions, split_standard
 from tutelage.app.sweep_commands import sweep
 from tutelage.catalogue import ROOMS, search, systems
 from tutelage.core.errors import InputError, TutelageError, advice, short_path
@@ -364,14 +365,15 @@ def audit(
         str | None,
         typer.Option(
             help="Comma-separated: linf@8/255, l2@0.5 (the standard suite), fgsm:linf@0.1, pgd-50:l2@1. "
-            "Default: linf@8/255, or none if --suite or --shift is given."
+            "Default: linf@8/255, or none if --shift or another --suite than standard is given."
         ),
     ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(
-            help="corruptions (fifteen, five severities), corruptions@3, noise@1,3,5, fog; attributes (edits of background, "
-            "size, position, direction: --data needs masks). Repeatable.",
+            help="standard (the standard attacks, at the budgets of --threats or at linf@8/255); corruptions (fifteen, five "
+            "severities), corruptions@3, noise@1,3,5, fog; attributes (edits of background, size, position, direction: "
+            "--data needs masks). Repeatable.",
             metavar="NAME[@SEVERITIES]",
         ),
     ] = None,
@@ -404,8 +406,8 @@ def audit(
 ) -> None:
     """Audit your own image classifier: accuracy, robustness with intervals, pictures of its failures, one HTML page.
 
-    Robustness to attacks (`--threats`), to common corruptions (`--suite corruptions`), to edits of objects with masks
-    (`--suite attributes`) and on other sets (`--shift`).
+    Robustness to attacks (`--threats`, `--suite standard`), to common corruptions (`--suite corruptions`), to edits of
+    objects with masks (`--suite attributes`) and on other sets (`--shift`).
 
     The factory returns an `nn.Module` that maps images in [0, 1] to logits; normalisation belongs inside it. `tutelage.models`
     has wrappers for models that return or want something else, functions, scikit-learn and HTTP (black-box attacks only).
@@ -430,20 +432,15 @@ def audit(
     from tutelage.models.loading import load_model
     from tutelage.threats.parse import parse_threat
 
-    asked = threats if threats is not None else "" if suite or shift else "linf@8/255"
-    wanted = [part for part in asked.split(",") if part.strip()]
-    if threats is not None and not wanted:
-        raise InputError("threats", threats, "at least one threat, such as linf@8/255")
+    wanted, others = split_standard(threats, [one.strip() for one in suite or []], shift or [])
     threats_made = split_threats(wanted)
     for one in threats_made:
         if isinstance(one, str):
             parse_threat(one)
-    suites, changes = split_changes([one.strip() for one in suite or []])
+    suites, changes = split_changes(others)
     corruptions, attributes = split_suites(suites, masks, data)
     if corruptions:
-        from tutelage.auditing.corruption import chosen
-
-        chosen(corruptions)
+        check_corruptions(corruptions)
     sets = _sets(shift or [])
     if twice := [plugin.name for plugin in changes if plugin.name in sets]:
         raise InputError("shift", twice[0], "another name: a plug-in's suite has this one")
@@ -456,7 +453,7 @@ def audit(
     config: dict[str, Any] = {"model": model, "weights": str(weights or ""), "data": data, "threats": wanted, "n": n,
                               "size": size, "batch_size": batch_size, "seed": seed, "curve": curve, "force": force}  # fmt: skip
     natural = {
-        "suite": suite,
+        "suite": others,
         "masks": str(masks or ""),
         "baseline": str(baseline or ""),
         "shift": sets,

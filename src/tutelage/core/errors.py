@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -60,6 +62,21 @@ class InputError(TutelageError, ValueError):
     def __init__(self, argument: str, got: object, wanted: str) -> None:
         super().__init__(f"{argument}: got {_short(got)}, wanted {wanted}")
         self.argument = argument
+
+
+@contextmanager
+def named(argument: str) -> Iterator[None]:
+    """What is refused inside is told of `argument`, under which the user knows it."""
+    try:
+        yield
+    except (InputError, MissingError) as error:
+        # "data", "path" and what is called otherwise there name the same thing; a label or a size is a part of it
+        text = str(error)
+        part = text.partition(": ")[0]
+        error.args = (f"{argument}: {text if part in ('image', 'label', 'size') else text.removeprefix(f'{part}: ')}",)
+        if isinstance(error, InputError):
+            error.argument = argument
+        raise
 
 
 class MissingError(TutelageError):
