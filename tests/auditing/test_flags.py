@@ -247,6 +247,11 @@ def test_without_force_the_audit_stops_and_says_how_to_go_on(slug):
         audited(make(), threat)
 
 
+def test_a_net_behind_a_softmax_is_told_of_the_wrapper():
+    with pytest.raises(AuditError, match=r"gradients of a softmax vanish.*LogProbabilities\(model\)"):
+        audited(Net(after=lambda z: z.softmax(1)), None)
+
+
 def test_a_rounding_model_with_a_true_slope_is_not_flagged_for_its_gradient():
     """Backward passes through a rounding as if it were not there (BPDA): the attack sees what it needs."""
     found = slugs(audited(Net(lambda x: Rounded.apply(x, 1.0)), suite(Linf(0.2))))

@@ -17,7 +17,8 @@ from prediction_server import Service, served
 
 import tutelage
 from brightness import mean_of
-from tutelage.core.errors import InputError
+from tutelage.app.cli import run
+from tutelage.core.errors import AuditError, InputError
 from tutelage.core.rng import rng_state
 from tutelage.models import Endpoint, EndpointError, from_function, is_differentiable, load_model
 from tutelage.models.remote import check_url, is_loopback
@@ -326,6 +327,40 @@ def test_an_endpoint_that_changes_its_answers_is_flagged(service: Service) -> No
     result = audited(Endpoint(service.url, **QUICK))
     assert result.status == "unreliable"
     assert any("random" in warning for warning in result.warnings)
+
+
+def test_probabilities_of_a_server_are_told_with_what_helps(service: Service, tmp_path: Path, capsys: Any) -> None:
+    """There are no gradients, and the server cannot return logits: the caller says what it gives."""
+    logits = service.f
+    service.f = lambda batch: torch.tensor(logits(batch)).softmax(1).numpy()
+    with pytest.raises(AuditError, match=r'gives="probabilities".*--gives probabilities') as told:
+        audited(Endpoint(service.url, **QUICK))
+    assert "gradient" not in str(told.value)
+    x, y = data()
+    np.savez(tmp_path / "test.npz", image=x.numpy(), label=y.numpy())
+    command = [
+        "audit",
+        service.url,
+        "--data",
+        f"{tmp_path}/test.npz",
+        "--threats",
+        "square-3:linf@0.12",
+        "--no-curve",
+        "--n",
+        "20",
+    ]
+    assert run([*command, "--gives", "probabilities", "--out", f"{tmp_path}/one"]) == 0
+    assert run([*command, "--gives", "probabilities", "--jobs", "2", "--out", f"{tmp_path}/two"]) == 0
+    one, two = (tutelage.AuditResult.load(tmp_path / name) for name in ("one", "two"))
+    assert (one.status, one.predictions) == ("reliable", two.predictions)
+    for wrong, message in (
+        ("labels", "gives: got labels, wanted logits or"),
+        ("probabilities", "gives: got probabilities with n"),
+    ):
+        capsys.readouterr()
+        model = service.url if wrong == "labels" else "net.py:f"
+        assert run(["audit", model, *command[2:], "--gives", wrong, "--out", f"{tmp_path}/three"]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_an_address_is_a_model(service: Service) -> None:

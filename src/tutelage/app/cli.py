@@ -398,6 +398,7 @@ def audit(
     name: Annotated[str, typer.Option(help="The model's name in the report.")] = "",
     device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
     curve: Annotated[bool, typer.Option("--curve/--no-curve", help="Also sweep eps.")] = True,
+    gives: Annotated[str, typer.Option(help="What an address answers: logits or probabilities.")] = "logits",
     force: Annotated[bool, typer.Option("--force", help="Go on although the sanity check fails.")] = False,
     jobs: Annotated[int, typer.Option(help="Parts at once, in worker processes; the numbers stay the same.")] = 1,
     on: Annotated[
@@ -429,7 +430,7 @@ def audit(
     from tutelage.core.workers import get_engine
     from tutelage.data.readers import read_images
     from tutelage.models.checks import same_classes
-    from tutelage.models.loading import load_model
+    from tutelage.models.loading import is_address, load_model
     from tutelage.threats.parse import parse_threat
 
     wanted, others = split_standard(threats, [one.strip() for one in suite or []], shift or [])
@@ -458,6 +459,7 @@ def audit(
         "baseline": str(baseline or ""),
         "shift": sets,
         "slices": str(slices or ""),
+        "gives": gives if gives != "logits" else "",
     }
     config |= {option: value for option, value in natural.items() if value}
     if (folder / "run.json").exists():
@@ -470,14 +472,16 @@ def audit(
         shifts[plugin.name] = changed(part, plugin, seed, batch_size)
     parts = read_slices(slices, images.labels) if slices else None
     try:
-        net = load_model(model, weights).to(torch.device(device))
+        net = load_model(model, weights, gives).to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise InputError("device", device, f"a device of this machine ({error})") from error
     with same_classes(net), shown() as progress:
         result = run_audit(
             net, images, threats=threats_made, corruptions=corruptions or None, baseline=baseline, shifts=shifts, slices=parts,
             n=None if pictures else n or None, batch_size=batch_size, seed=seed, curve=curve, force=force, name=name or model,
-            state=folder / "state", jobs=jobs, on=engine, factory=model, progress=progress,
+            state=folder / "state", jobs=jobs, on=engine,
+            factory="" if is_address(model) else model,  # an endpoint goes to workers as it is, with what it gives
+            progress=progress,
         )  # fmt: skip
         if pictures:
             edits = audited_attributes(net, pictures, name=result.model["name"], batch_size=batch_size, progress=progress)

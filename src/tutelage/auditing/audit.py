@@ -395,11 +395,9 @@ def _sanity(model: nn.Module, images: ImageSet, suites: Sequence[Suite], force: 
         flags.append(checks.buffers_changed(str(error).partition("; ")[0], len(x)))
         model = KeptBuffers(model)
         first, again, calls = _two_looks(model, x, images.labels)
-    flag = checks.probabilities(first)
+    flag = checks.probabilities(model, first)
     if flag is not None and not force:
-        raise AuditError(
-            f"{flag.seen}, whose gradients vanish: return logits, or pass force=True (--force) to audit it as it is"
-        )
+        raise AuditError(f"{flag.seen}; {flag.why}: run {flag.run_next}; force=True (--force) audits it as it is")
     flags += [flag, checks.random_model(model, first, again, suites), checks.optimises(calls, len(x))]
     flags.append(checks.more_outputs(first.shape[1], len(images.classes), len(images)))
     if any(checks.gradient_attacks(suite) for suite in suites):

@@ -133,17 +133,19 @@ def random_model(model: nn.Module, first: Tensor, again: Tensor, suites: Sequenc
     )
 
 
-def probabilities(logits: Tensor) -> Flag | None:
+def probabilities(model: nn.Module, logits: Tensor) -> Flag | None:
     """The model's outputs (B, classes) lie in [0, 1] and sum to 1."""
     if not look_like_probabilities(logits):
         return None
-    return Flag(
-        "probabilities",
-        f"the model returns probabilities (rows in [0, 1] that sum to 1) for all of {len(logits)} samples",
-        len(logits),
-        "the gradients of a softmax vanish where the model is sure",
-        "the audit of the model without its softmax: return logits",
-    )
+    if is_differentiable(model):
+        why = "the gradients of a softmax vanish where the model is sure"
+        remedy = "the audit of the model without its softmax, or of tutelage.models.LogProbabilities(model)"
+    else:
+        why = "a search takes them for logits, and their differences hardly change where the model is sure"
+        remedy = 'the audit of the model with gives="probabilities", as in Endpoint(url, gives="probabilities")'
+        remedy += "; --gives probabilities for an address"
+    seen = f"the model returns probabilities (rows in [0, 1] that sum to 1) for all of {len(logits)} samples"
+    return Flag("probabilities", seen, len(logits), why, remedy)
 
 
 def optimises(calls: int, n: int) -> Flag | None:

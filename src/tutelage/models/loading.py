@@ -8,6 +8,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +19,7 @@ from tutelage.core.errors import InputError, MissingError
 from tutelage.core.files import sha256_tensors, write_atomic
 from tutelage.core.plugins import find_plugin
 from tutelage.models.adapters import Wrapper
-from tutelage.models.black_box import BlackBox
+from tutelage.models.black_box import BlackBox, Gives
 from tutelage.models.checks import wrapper_for
 from tutelage.models.remote import Endpoint
 from tutelage.models.sharding import gathered, load_gathered
@@ -27,7 +28,12 @@ from tutelage.models.sharding import gathered, load_gathered
 PICKLES = (".joblib", ".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin", ".skops", ".dill")
 
 
-def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
+def is_address(factory: str) -> bool:
+    """Whether it is the address of a prediction endpoint."""
+    return factory.startswith(("http://", "https://"))
+
+
+def load_model(factory: str, weights: Path | str | None = None, gives: str = "logits") -> nn.Module:
     """Call `factory` and load `weights` into what it returns; the model comes back in eval mode.
 
     factory: `package.module:function` (importable, or found from the current folder) or `path/to/file.py:function`;
@@ -35,14 +41,21 @@ def load_model(factory: str, weights: Path | str | None = None) -> nn.Module:
         `http://127.0.0.1:8000/predict`, which has no weights (`models.remote.Endpoint`). Or the name of a model that a
         plug-in brings (`core.plugins`).
     weights: a `.safetensors` file with exactly the names and shapes of the model's state.
+    gives: what an address answers, "logits" or "probabilities"; a factory says so itself.
     Raises InputError or MissingError before anything is computed.
     """
     if not isinstance(factory, str):
         raise InputError("model", type(factory).__name__, "a factory 'package.module:function' or 'file.py:function'")
-    if factory.startswith(("http://", "https://")):
+    if gives not in ("logits", "probabilities"):
+        wanted = "logits or probabilities; for labels a factory with Endpoint(url, gives='labels', classes=N)"
+        raise InputError("gives", gives, wanted)
+    if is_address(factory):
         if weights is not None:
             raise InputError("weights", str(weights), "none with an endpoint, which has its own")
-        return Endpoint(factory).eval()
+        return Endpoint(factory, gives=cast(Gives, gives)).eval()
+    if gives != "logits":
+        wanted = "it with an address only: a net goes into LogProbabilities(model), and what only answers says gives= itself"
+        raise InputError("gives", f"{gives} with {factory}", wanted)
     if factory.lower().endswith(PICKLES):
         wanted = (
             "a factory 'file.py:function', in which your own code loads it, as in `def build(): return "
