@@ -104,7 +104,7 @@ WRONG = {
     "another file": (["compare", "one", "two.py"], "two.py holds no audit"),
     "another scale": (["compare", "one", "two", "--scale", "log"], "scale: got log"),
     "output that is a file": (["compare", "one", "two", "--out", "two.py"], "out: got two.py"),
-    "baselines too few": (["compare", "one", "two", "--baseline", "usual.json"], "at least 3 pairs"),
+    "baselines too few": (["compare", "one", "two", "--baseline", "usual.json"], "wanted at least 3 models"),
     "other data": (["compare", "one", "other"], "wanted audits of the same images"),
     "suite": (["--suite", "smog"], "suite: got smog, wanted standard (attacks), attributes, corruptions, a family or a name"),
     "severity": (["--suite", "corruptions@9"], "severities from 1 to 5"),

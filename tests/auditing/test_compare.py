@@ -233,6 +233,22 @@ def test_effective_robustness_against_baselines():
     assert line.models == {"first": (0.35, 0.15), "second": (0.7, 0.6)}
 
 
+def test_an_accuracy_that_the_scale_has_no_place_for_costs_the_line_alone():
+    audits = {name: audited(name, right, shifted={"new": right}) for name, right in (("first", FIRST), ("second", SECOND))}
+    lowest = audited("lowest", "1" * 6 + "0" * 14, shifted={"new": "0" * 20})
+    for baselines, who in (({**standard(), "lowest": lowest}, "baseline lowest"), (standard(), "second")):
+        models = audits if "lowest" in baselines else {"first": audits["first"], "second": lowest}
+        found = compare(models, baselines=baselines)
+        assert found.lines == []
+        assert [row.what for row in found.rows] == ["clean images", "shifted set new"]
+        (reason,) = found.left_out
+        assert f"effective robustness on new: {who} gets 0 % of new; the logit scale" in reason
+        assert "--scale linear" in reason
+        assert len(compare(models, baselines=baselines, scale="linear").lines) == 1
+    same = {f"same {k}": audited(f"same {k}", FIRST, shifted={"new": FIRST}) for k in range(3)}
+    assert "3 models of one accuracy" in compare(audits, baselines=same).left_out[0]
+
+
 def test_baselines_that_do_not_serve():
     audits = {
         "first": audited("first", FIRST, shifted={"new": FIRST}),
@@ -242,7 +258,9 @@ def test_baselines_that_do_not_serve():
     elsewhere = {**standard(), "e": replace(standard()["baseline 8"], data={**audits["first"].data, "sha256": "e" * 64})}
     other = standard()
     other["baseline 8"].settings["shifts"][0]["sha256"] = "other"
+    few = {name: one for name, one in standard().items() if name in ("baseline 8", "baseline 10")}
     cases = [
+        (audits, few, r"got 2 \(baseline 8, baseline 10\), wanted at least 3 models"),
         (audits, twin, "again, which has the weights of first"),
         (audits, elsewhere, "audits of the same images"),
         (audits, other, "baseline baseline 8 with another shifted set new"),

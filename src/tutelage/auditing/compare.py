@@ -52,6 +52,7 @@ Audits = Mapping[str, AuditResult]
 Verdict = Literal["better", "worse", "no difference shown", "not reliable"]
 Values = npt.NDArray[Any]  # (n,) bool: right or wrong; or shares in [0, 1]
 
+LEAST_BASELINES = 3  # for a line that says how far off it they are
 LEVEL = 0.05  # chance of any false "better" or "worse" among all rows
 
 
@@ -153,7 +154,8 @@ def compare(audits: Audits, *, baselines: Audits | None = None, scale: Scale = "
     and each family, shifted sets; with `details` each corruption too. What was not measured in the same way (other attacks,
     other constants, another shifted set of that name) is left out and named. baselines: audits of at least three models
     that were trained as usual, on the same images and shifted sets: then effective robustness is told as well, with a line
-    that is straight on `scale`. Raises InputError, above all for audits of other images.
+    that is straight on `scale`; a shifted set that gives no such line is left out. Raises InputError, above all for audits
+    of other images.
     """
     if not isinstance(audits, Mapping) or len(audits) < 2 or not all(isinstance(one, AuditResult) for one in audits.values()):
         raise InputError(
@@ -178,7 +180,8 @@ def compare(audits: Audits, *, baselines: Audits | None = None, scale: Scale = "
     for row, p in zip(rows, adjusted, strict=True):
         unsure = row.category in threats and any(_doubted(audits[name], row.category) for name in (reference, row.model))
         judged.append(replace(row, p_holm=p, verdict=_verdict(row, p, unsure)))
-    return Comparison(dict(audits), reference, judged, left_out, _notes(audits), _on_the_line(audits, baselines or {}, scale))
+    lines, without = _on_the_line(audits, baselines or {}, scale)
+    return Comparison(dict(audits), reference, judged, [*left_out, *without], _notes(audits), lines)
 
 
 def _doubted(one: AuditResult, threat: str) -> bool:
@@ -301,9 +304,13 @@ def _notes(audits: Audits) -> list[str]:
     return notes
 
 
-def _on_the_line(audits: Audits, baselines: Audits, scale: Scale) -> list[OnTheLine]:
+def _on_the_line(audits: Audits, baselines: Audits, scale: Scale) -> tuple[list[OnTheLine], list[str]]:
+    """The lines, and why shifted sets have none."""
     if not baselines:
-        return []
+        return [], []
+    if len(baselines) < LEAST_BASELINES:
+        wanted = f"at least {LEAST_BASELINES} models that were trained as usual: repeat --baseline"
+        raise InputError("baselines", f"{len(baselines)} ({', '.join(baselines)})", wanted)
     reference = next(iter(audits))
     shifts = [name for name in audits[reference].shifts if all(name in one.shifts for one in audits.values())]
     if not shifts:
@@ -317,7 +324,8 @@ def _on_the_line(audits: Audits, baselines: Audits, scale: Scale) -> list[OnTheL
             raise InputError(
                 "baselines", f"{name}, which has the weights of {twin}", "models that are not among those compared"
             )
-    lines = []
+    lines: list[OnTheLine] = []
+    without: list[str] = []
     for shift in shifts:
         everyone = {**audits, **{f"baseline {name}": one for name, one in baselines.items()}}
         hashes = {name: _shift_hash(one, shift) for name, one in everyone.items()}
@@ -325,8 +333,25 @@ def _on_the_line(audits: Audits, baselines: Audits, scale: Scale) -> list[OnTheL
             raise InputError("baselines", f"{odd[0]} with another shifted set {shift}", f"the same images as {reference} has")
         models, line = shift_points(audits, shift), shift_points(baselines, shift)
         named = dict(zip(audits, models, strict=True)), dict(zip(baselines, line, strict=True))
-        lines.append(OnTheLine(shift, *named, effective_robustness(models, line, scale)))
-    return lines
+        try:
+            lines.append(OnTheLine(shift, *named, effective_robustness(models, line, scale)))
+        except InputError as error:  # what was compared image by image holds all the same
+            reason = _off_the_scale(dict(zip(everyone, [*models, *line], strict=True)), shift, scale) or str(error)
+            without.append(f"effective robustness on {shift}: {reason}")
+    return lines, without
+
+
+def _off_the_scale(everyone: Mapping[str, tuple[float, float]], shift: str, scale: Scale) -> str:
+    """Whose accuracies, (main, shifted), the scale has no place for; nothing if it has one for all."""
+    if scale == "linear":
+        return ""
+    ends = [
+        f"{name} gets {100 * value:.0f} % of {where}"
+        for name, pair in everyone.items()
+        for where, value in zip(("the main set", shift), pair, strict=True)
+        if value in (0, 1)
+    ]
+    return f'{"; ".join(ends)}; the {scale} scale has no place for that: --scale linear (scale="linear") has' if ends else ""
 
 
 def _shift_hash(result: AuditResult, shift: str) -> str:
