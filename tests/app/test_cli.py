@@ -55,6 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "keys.npz", images=test.images[:, 0].numpy(), labels=test.labels.numpy())
     np.savez(folder / "rank.npz", image=test.images[:, 0].numpy().reshape(50, -1), label=test.labels.numpy())
     np.savez(folder / "colour.npz", image=test.images[:, 0, :, :, None].numpy().repeat(3, 3), label=test.labels.numpy())
+    np.savez(folder / "large.npz", image=np.pad(test.images[:, 0].numpy(), ((0, 0), (2, 2), (2, 2))), label=test.labels.numpy())
     save_weights(SmallCNN(8), folder / "wide.safetensors")
     (folder / "net.pt").write_bytes(b"not safetensors")
     (folder / "cut.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:200])
@@ -116,7 +117,13 @@ WRONG = {
     "labels out of range": (changed(data="labels.npz"), "labels from 0 to 9"),
     "wrong keys": (changed(data="keys.npz"), "keys image and label"),
     "wrong rank": (changed(data="rank.npz"), "image: got shape (50, 784)"),
-    "wrong channels": (changed(data="colour.npz"), "of shape (32, 3, 28, 28)"),
+    "wrong channels": (changed(data="colour.npz"), "wanted images of as many channels as the model takes, not 3"),
+    "no such shift": (changed(shift="new=nowhere"), "shift new: there is no file or folder nowhere"),
+    "shift with other keys": (changed(shift="new=keys.npz"), "shift new: got keys.npz with keys images, labels, wanted keys"),
+    "NaN in a shift": (changed(shift="new=nan.npz"), "shift new: image: got NaN"),
+    "shift of other channels": (changed(shift="new=colour.npz"), "shift new: got images of 3 x 28 x 28, wanted 1 x 28 x 28"),
+    "shift of another size": (changed(shift="new=large.npz"), "--size 28 resizes those of a folder"),
+    "another size": (changed(data="large.npz"), "size and channels that the model takes, not 32 x 32: --size N"),
     "no such weights": (changed(weights="gone.safetensors"), "there is no file gone.safetensors"),
     "weights of another net": (changed(weights="wide.safetensors"), "shape"),
     "pickled weights": (changed(weights="net.pt"), "safetensors"),

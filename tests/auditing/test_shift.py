@@ -123,7 +123,7 @@ def test_the_finished_sets_are_kept(tmp_path: Path):
         ({3: MAIN}, "a name of letters"),
         ([MAIN], "a mapping of names"),
         ({"new": images([2], ("dark", "bright", "other"))}, "new without a class of the data"),
-        ({"new": "nowhere"}, "there is no file or folder nowhere"),
+        ({"new": "nowhere"}, "^shift new: there is no file or folder nowhere"),
     ],
 )
 def test_wrong_shifts_are_told_before_the_model_runs(shifts, message):
@@ -141,9 +141,16 @@ def test_images_that_the_model_does_not_take_are_told_before_the_work():
 
     net, data = Fussy(), replace(MAIN, classes=("dark", "bright"))
     colour = replace(data, images=data.images.repeat(1, 3, 1, 1))
-    with pytest.raises(InputError, match="one channel"):
+    with pytest.raises(InputError, match=r"^shift colour: got images of 3 x 16 x 16, wanted 1 x 16 x 16 as the") as told:
         tutelage.audit(net, data, shifts={"colour": colour})
+    assert "one channel" in str(told.value.__cause__)
+    assert "convert their 3 channels to 1" in str(told.value)
     assert net.seen <= 2 * 32
+
+
+def test_a_model_that_takes_every_size_may_have_a_shift_of_another():
+    found = tutelage.audit(Bright(), MAIN, shifts={"small": replace(MAIN, images=MAIN.images[..., :2, :2])}, force=True)
+    assert found.shifts == ["small"]
 
 
 # ----------------------------------------------------------------------------------------------- effective robustness

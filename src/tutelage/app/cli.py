@@ -28,7 +28,7 @@ from tutelage.app.speak_command import speak
 from tutelage.app.suites import check_corruptions, split_standard
 from tutelage.app.sweep_commands import sweep
 from tutelage.catalogue import ROOMS, search, systems
-from tutelage.core.errors import InputError, TutelageError, advice, short_path
+from tutelage.core.errors import InputError, TutelageError, advice, named, short_path
 from tutelage.core.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -466,7 +466,10 @@ def audit(
         Run.create(folder, "audit", config, device)  # another run there is told now, not after the work
     pictures = read_pictures(data, masks, size, n) if attributes else None
     images = pictures.images if pictures else read_images(Path(data), size=size or None)
-    shifts = {key: read_images(Path(path), size=size or None) for key, path in sets.items()}
+    shifts = {}
+    for key, path in sets.items():
+        with named(f"shift {key}"):
+            shifts[key] = read_images(Path(path), size=size or None)
     for plugin in changes:
         part = images.split_off(n, split=images.split)[1] if n and n != len(images) else images
         shifts[plugin.name] = changed(part, plugin, seed, batch_size)

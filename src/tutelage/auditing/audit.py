@@ -27,7 +27,7 @@ from tutelage.auditing.state import State, file_name, identity
 from tutelage.core import on_ray
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment
-from tutelage.core.errors import AuditError, InputError, Interrupted, ModelChanged
+from tutelage.core.errors import AuditError, InputError, Interrupted, ModelChanged, named
 from tutelage.core.files import check_folder
 from tutelage.core.progress import QUIET, Progress
 from tutelage.core.workers import Engine, get_engine
@@ -140,8 +140,8 @@ def audit(
     model, flags = _sanity(given, images, suites, force)
     sha256 = fingerprint(given)
     random = any(flag.slug == "random-model" for flag in flags)
-    for shifted in natural.shifts.values():
-        _fits(model, shifted)
+    for shift, shifted in natural.shifts.items():
+        _fits(model, shift, shifted, images)
 
     logits = predict(model, images, batch_size=batch_size, progress=progress)
     clean = logits.argmax(1) == images.labels
@@ -317,7 +317,9 @@ def _natural(
     for name, data in shifts.items():
         if not isinstance(name, str) or not SHIFT_NAME.fullmatch(name) or name == "clean":
             raise InputError("shifts", name, "a name of letters, digits, spaces and . + - _, other than clean")
-        found[name] = aligned(name, as_images(data), images.classes)
+        with named(f"shift {name}"):
+            shifted = as_images(data)
+        found[name] = aligned(name, shifted, images.classes)
         if not bool(torch.isin(images.labels, found[name].labels).any()):
             raise InputError("shifts", f"{name} without a class of the data", "a shifted set with at least one of them")
     if found:
@@ -325,12 +327,26 @@ def _natural(
     return _Natural(asked, baseline if isinstance(baseline, AuditResult) else None, found, settings)
 
 
-def _fits(model: nn.Module, images: ImageSet) -> None:
-    """Whether the model takes these images and has an output for each of their labels, on a few of them."""
-    x, _ = images[list(range(min(2, len(images))))]
-    with torch.no_grad(), evaluating(model):
-        logits = run_model(model, x.to(device_of(model)))
-    check_labels(images.labels, len(images), logits.shape[1], name="label")
+def _fits(model: nn.Module, name: str, shifted: ImageSet, images: ImageSet) -> None:
+    """Whether the model takes the shifted images, as it took those of the data, and has an output for each of their labels."""
+    x, _ = shifted[list(range(min(2, len(shifted))))]
+    try:
+        with torch.no_grad(), evaluating(model):
+            logits = run_model(model, x.to(device_of(model)))
+    except InputError as error:
+        (channels, *size), (ours, *our_size) = shifted.images.shape[1:], images.images.shape[1:]
+        if (channels, *size) == (ours, *our_size):
+            raise
+        helps = [f"--size {our_size[0]} resizes those of a folder or a .parquet"] if size != our_size else []
+        helps += [f"convert their {channels} channels to {ours}"] if channels != ours else []
+        wanted = f"{_shape(images)} as the data have, or a model that takes both; {' and '.join(helps)}"
+        raise InputError(f"shift {name}", f"images of {_shape(shifted)}", wanted) from error
+    check_labels(shifted.labels, len(shifted), logits.shape[1], name=f"label of shift {name}")
+
+
+def _shape(images: ImageSet) -> str:
+    """3 x 32 x 32: channels, height, width."""
+    return " x ".join(map(str, images.images.shape[1:]))
 
 
 def _suite(threat: str | Budget | Attack | Suite) -> Suite:
