@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.app.attributes import read_pictures, split_suites
+from tutelage.app.attributes import is_emoji, read_pictures, split_suites
 from tutelage.app.cli import run
 from tutelage.auditing import AuditResult
 from tutelage.core.errors import InputError
@@ -19,13 +19,16 @@ from tutelage.methods.audit.imagenet_e import read_pictures as read
 FACTORY = """
 import torch
 from torch import nn
-from tutelage.models import from_function
+from tutelage.models import SmallCNN, from_function
 
 class Colours(nn.Module):
     def forward(self, x):
         tilt = x[:, 0] - x[:, 2]
         red, blue = (torch.sigmoid(20 * (side * tilt - 0.7)).flatten(1).mean(1) for side in (1, -1))
         return torch.stack([blue, red], 1) * 50
+
+def groups():
+    return SmallCNN(4, channels=3, size=24, classes=7)
 
 def black_box():
     net = Colours()
@@ -120,7 +123,19 @@ def test_emoji_come_with_their_masks():
     assert len(pictures.classes) == 7
 
 
+def test_emoji_are_data_for_every_suite(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    command = ["audit", "net.py:groups", "--data", "emoji", "--n", "12", "--size", "24", "--threats", "fgsm:linf@0.01"]
+    assert run([*command, "--no-curve", "--force", "--out", str(tmp_path / "out")]) == 0
+    back = AuditResult.load(tmp_path / "out")
+    assert (back.data["n"], back.data["split"], back.attributes) == (12, "test", None)
+    (tmp_path / "emoji").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not is_emoji("emoji")
+
+
 WRONG = {
+    "more than there are": (audit("--data", "cutouts", "--n", "17"), "n: got 17, wanted at most 16"),
     "data without masks": (audit("--data", "test.npz"), "data: got test.npz, which holds no masks, wanted pictures with masks"),
     "images without alpha": (audit("--data", "images"), "blue/0.png without alpha, wanted pictures with masks"),
     "no such folder": (audit("--data", "nowhere"), "there is no folder nowhere"),

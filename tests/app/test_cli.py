@@ -136,7 +136,7 @@ WRONG = {
     "factory that fails": (changed(model="my_net.py:fails"), "raising KeyError: 'width'"),
     "file that fails": (changed(model="broken.py:build"), "raising ZeroDivisionError"),
     "factory of a number": (changed(model="my_net.py:number"), "returns an nn.Module"),
-    "too many samples": (changed(n="5000"), "n: got 5000"),
+    "too many samples": (changed(n="51"), "n: got 51, wanted at most 50"),
     "negative batch": (changed(batch_size="-1"), "batch-size: got -1"),
     "output that is a file": (changed(out="my_net.py"), "out: got my_net.py, wanted a folder"),
     "output below a file": (["demo", "--quick", "--out", "my_net.py/demo"], "is a file"),

@@ -1,4 +1,4 @@
-"""`tutelage audit --suite attributes`: pictures with masks, from what the command line names."""
+"""What `tutelage audit --suite attributes` asks for: pictures with masks, from what the command line names; emoji always."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ WANTED = (
 )
 
 
+def is_emoji(data: str) -> bool:
+    """Whether --data names the bundled emoji: a file or folder of that name comes first."""
+    return data == EMOJI and not Path(data).exists()
+
+
 def split_suites(suites: list[str] | None, masks: Path | None, data: str) -> tuple[list[str], bool]:
     """(what --suite asks for but attributes, whether it asks for them); InputError before anything is read."""
     asked = [suite.strip() for suite in suites or []]
@@ -30,7 +35,7 @@ def split_suites(suites: list[str] | None, masks: Path | None, data: str) -> tup
         raise InputError("suite", f"{ATTRIBUTES} twice", "each suite once")
     if masks is not None and not wanted:
         raise InputError("masks", str(masks), "masks with --suite attributes only")
-    if masks is not None and data == EMOJI:
+    if masks is not None and is_emoji(data):
         raise InputError("masks", str(masks), "none with emoji, which have their own")
     if wanted and Path(data).is_file():
         raise InputError("data", f"{Path(data).name}, which holds no masks", WANTED)
@@ -45,7 +50,7 @@ def read_pictures(data: str, masks: Path | None, size: int, n: int) -> CutoutSet
     """
     from tutelage.methods.audit.imagenet_e import read_pictures as read
 
-    if data == EMOJI:
+    if is_emoji(data):
         return _emoji(n, size or EMOJI_SIZE)
     try:
         pictures = read(data, masks, size or None)
@@ -53,6 +58,8 @@ def read_pictures(data: str, masks: Path | None, size: int, n: int) -> CutoutSet
         if masks is None and "without alpha" in str(error):
             raise InputError("data", str(error).partition("got ")[2].partition(", wanted")[0], WANTED) from error
         raise
+    if n > len(pictures):
+        raise InputError("n", n, f"at most {len(pictures)}, as many as there are")
     return pictures.take(_some(pictures, n)) if n and n != len(pictures) else pictures
 
 

@@ -359,7 +359,13 @@ def audit(
             "http://127.0.0.1:8000/predict."
         ),
     ],
-    data: Annotated[str, typer.Option(help="Labelled images: a folder of class folders, an .npz (image, label), a .parquet.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Labelled images: a folder of class folders, an .npz (image, label), a .parquet; or emoji, the bundled "
+            "drawings (seven groups)."
+        ),
+    ],
     weights: Annotated[Path | None, typer.Option(help="A .safetensors file to load into the model.")] = None,
     threats: Annotated[
         str | None,
@@ -392,7 +398,7 @@ def audit(
     ] = None,
     folder: Annotated[Path, typer.Option("--out", help="Where audit.json and report.html go.")] = Path("audit"),
     n: Annotated[int, typer.Option(help="Use n samples, class shares kept; 0 for all.")] = 0,
-    size: Annotated[int, typer.Option(help="Resize images to size x size; 0 leaves them.")] = 0,
+    size: Annotated[int, typer.Option(help="Resize images to size x size; 0 leaves them, emoji at 48.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Samples a batch; the result does not depend on it.")] = 256,
     seed: Annotated[int, typer.Option(help="Seed of the attacks' noise.")] = 0,
     name: Annotated[str, typer.Option(help="The model's name in the report.")] = "",
@@ -419,7 +425,7 @@ def audit(
     """
     import torch
 
-    from tutelage.app.attributes import audited_attributes, read_pictures, split_suites
+    from tutelage.app.attributes import audited_attributes, is_emoji, read_pictures, split_suites
     from tutelage.auditing.audit import audit as run_audit
     from tutelage.auditing.shift import read_slices
     from tutelage.auditing.state import clear_finished
@@ -464,8 +470,10 @@ def audit(
     config |= {option: value for option, value in natural.items() if value}
     if (folder / "run.json").exists():
         Run.create(folder, "audit", config, device)  # another run there is told now, not after the work
-    pictures = read_pictures(data, masks, size, n) if attributes else None
+    pictures = read_pictures(data, masks, size, n) if attributes or is_emoji(data) else None
     images = pictures.images if pictures else read_images(Path(data), size=size or None)
+    if n > len(images):
+        raise InputError("n", n, f"at most {len(images)}, as many as there are")
     shifts = {}
     for key, path in sets.items():
         with named(f"shift {key}"):
@@ -486,7 +494,7 @@ def audit(
             factory="" if is_address(model) else model,  # an endpoint goes to workers as it is, with what it gives
             progress=progress,
         )  # fmt: skip
-        if pictures:
+        if pictures and attributes:
             edits = audited_attributes(net, pictures, name=result.model["name"], batch_size=batch_size, progress=progress)
             result = result.with_attributes(edits)
     Run.create(folder, "audit", config, device)

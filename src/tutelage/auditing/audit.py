@@ -131,6 +131,8 @@ def audit(
     images = as_images(data)
     if slices and n is not None and n != len(images):
         raise InputError("slices", f"slices of {len(images)} samples and n={n}", "slices of the whole data, without n")
+    if n is not None and n > len(images):
+        raise InputError("n", n, f"at most {len(images)}, as many as there are")
     if n is not None and n != len(images):
         images = images.split_off(n, split=images.split)[1]
     masks = _masks(slices or {}, len(images))
