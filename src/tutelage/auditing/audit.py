@@ -36,6 +36,7 @@ from tutelage.data.readers import Images, as_images
 from tutelage.models.checks import check_labels, run_model
 from tutelage.models.guard import evaluating
 from tutelage.models.loading import fingerprint
+from tutelage.models.remote import EndpointError
 from tutelage.threats.black_box import for_model
 from tutelage.threats.budgets import Budget
 from tutelage.threats.engine import Attack
@@ -244,6 +245,10 @@ def _kept(folder: Path | str | None, about: dict[str, Any] | None, shared: bool,
             raise Interrupted(
                 f"audit stopped; its finished parts are in {folder}, the same command or call goes on from there"
             ) from error
+        except EndpointError as error:
+            if parts.own is not None and any(parts.own.glob("*.safetensors")):
+                error.args = (f"{error}; the audit's finished parts are in {folder}, it goes on from there",)
+            raise
 
 
 @dataclass(frozen=True)

@@ -49,11 +49,11 @@ class EndpointError(TutelageError):
 
 
 class _AgainError(Exception):
-    """This try failed; the next one may not. wait: what the server asked for, seconds."""
+    """This try failed; the next one may not. wait: what the server asked for, seconds. remedy: what the user can do."""
 
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, remedy: str, wait: float = 0.0) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.remedy, self.wait = remedy, wait
 
 
 class _TooLargeError(Exception):
@@ -158,22 +158,22 @@ class Endpoint(BlackBox):
     def _ask(self, body: bytes) -> Any:
         """The answer to one request, tried again as long as that may help."""
         end = time.monotonic() + self.total
-        reason = "no answer"
+        reason, remedy = "no answer", _SILENT
         for attempt in range(self.attempts):
             try:
                 return self._try(body, end)
             except _AgainError as error:
-                reason = str(error)
+                reason, remedy = str(error), error.remedy
                 spread = random.Random().uniform(0.5, 1.5)  # not the global generator: a seeded run stays as it is
                 pause = max(error.wait, min(self.wait * 2**attempt, LONGEST_WAIT) * spread)
             if attempt + 1 == self.attempts:
                 break
             if time.monotonic() + pause >= end:
-                raise EndpointError(f"{self.address}: {reason}; gave up after {self.total:g} s. {_GO_ON}")
+                raise EndpointError(f"{self.address}: {reason}; gave up after {self.total:g} s. {remedy}, {_AGAIN}")
             self.retries += 1
             time.sleep(pause)
         tries = "once" if self.attempts == 1 else f"{self.attempts} times in a row"
-        raise EndpointError(f"{self.address}: {reason}, {tries}. {_GO_ON}")
+        raise EndpointError(f"{self.address}: {reason}, {tries}. {remedy}, {_AGAIN}")
 
     def _try(self, body: bytes, end: float) -> Any:
         self.requests += 1
@@ -189,7 +189,8 @@ class Endpoint(BlackBox):
             reason: object = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise EndpointError(f"{self.address}: {_said(reason)}") from error
-            raise _AgainError(_said(reason)) from error
+            absent = isinstance(reason, ConnectionRefusedError)
+            raise _AgainError(_said(reason), _ABSENT if absent else _SILENT) from error
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -203,10 +204,10 @@ class Endpoint(BlackBox):
             if len(content) > self.max_bytes:
                 raise EndpointError(f"{self.address} answered with more than max_bytes={self.max_bytes} bytes")
             if time.monotonic() > end:
-                raise _AgainError("an answer that did not end in time")
+                raise _AgainError("an answer that did not end in time", _SILENT)
         expected = response.headers.get("Content-Length", "")
         if expected.isdigit() and len(content) < int(expected):
-            raise _AgainError(f"the connection ended after {len(content)} of {expected} bytes")
+            raise _AgainError(f"the connection ended after {len(content)} of {expected} bytes", _SILENT)
         return bytes(content)
 
     def _refusal(self, error: urllib.error.HTTPError) -> Exception:
@@ -215,7 +216,7 @@ class Endpoint(BlackBox):
             return _TooLargeError(f"{said}")
         if error.code in EARLIER or error.code >= 500:
             after = error.headers.get("Retry-After", "")
-            return _AgainError(said, min(float(after), LONGEST_WAIT) if after.isdigit() else 0.0)
+            return _AgainError(said, _FAILING, min(float(after), LONGEST_WAIT) if after.isdigit() else 0.0)
         if 300 <= error.code < 400:
             return EndpointError(f"{self.address}: {said} to {error.headers.get('Location', 'nowhere')}; give that address")
         try:
@@ -229,7 +230,10 @@ class Endpoint(BlackBox):
         return f"{self.address}, gives={self.gives!r}, classes={self.classes}{form}"
 
 
-_GO_ON = "Start it, then give the same call or command again: an audit with a state goes on from its finished parts"
+_ABSENT = "Start it"
+_SILENT = "See whether it runs and how long it takes"
+_FAILING = "It runs and answers with errors: see what it says of them"
+_AGAIN = "then give the same call or command again"
 
 
 def check_url(url: object) -> str:
