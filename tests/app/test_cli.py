@@ -117,7 +117,7 @@ WRONG = {
     "labels out of range": (changed(data="labels.npz"), "labels from 0 to 9"),
     "wrong keys": (changed(data="keys.npz"), "keys image and label"),
     "wrong rank": (changed(data="rank.npz"), "image: got shape (50, 784)"),
-    "wrong channels": (changed(data="colour.npz"), "wanted images of as many channels as the model takes, not 3"),
+    "wrong channels": (changed(data="colour.npz"), "on images of as many channels as the model takes, not 3"),
     "no such shift": (changed(shift="new=nowhere"), "shift new: there is no file or folder nowhere"),
     "shift with other keys": (changed(shift="new=keys.npz"), "shift new: got keys.npz with keys images, labels, wanted keys"),
     "NaN in a shift": (changed(shift="new=nan.npz"), "shift new: image: got NaN"),

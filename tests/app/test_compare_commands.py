@@ -114,7 +114,7 @@ WRONG = {
     "slices that are absent": (["--slices", "gone.csv"], "slices: there is no file gone.csv"),
     "slices of a part": (["--slices", "about.csv", "--n", "50"], "without n"),
     "slices of another set": (["--slices", "short.csv"], "short.csv with 2 rows, wanted 273"),
-    "baseline without corruptions": (["--baseline", "one"], "a baseline with corruptions only"),
+    "baseline without corruptions": (["--baseline", "one"], "baseline: got one, wanted a baseline with corruptions only"),
     "baseline without these": (["--suite", "fog@2", "--baseline", "one"], "one without fog@2"),
     "no threat": (["--threats", ",", "--suite", "fog"], "at least one threat"),
 }

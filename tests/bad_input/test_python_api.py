@@ -239,7 +239,7 @@ AUDIT = {
         lambda u: audited(u, Returns(lambda z: z.softmax(1)), force=False),
         "model",
         "probabilities",
-        "return logits",
+        "LogProbabilities",
         AuditError,
     ),
     "model fails": Case(lambda u: audited(u, Raises()), "model", "RuntimeError", "logits"),
@@ -284,7 +284,7 @@ AUDIT = {
         lambda u: audited(u, threats=[Linf(torch.full((N,), 0.1))]), "threats", "one eps a sample", "one eps for the whole"
     ),
     "n of 0": Case(lambda u: audited(u, n=0), "n", "0", "between 1 and 11|>= 1"),
-    "n above the data": Case(lambda u: audited(u, n=13), "n", "13", "between 1 and 11"),
+    "n above the data": Case(lambda u: audited(u, n=13), "n", "13", "at most 12"),
     "n of 2.5": Case(lambda u: audited(u, n=2.5), "n", "2.5", "integer"),
     "batch_size of 0": Case(lambda u: audited(u, batch_size=0), "batch_size", "0", "at least 1|>= 1"),
     "slices outside": Case(lambda u: audited(u, slices={"a": [12]}), "slices", "position 12", "from 0 to 11"),

@@ -212,7 +212,8 @@ def test_all_corrupt_images_of_a_folder_are_named_at_once(tmp_path: Path) -> Non
     message = str(error.value)
     assert message.startswith("data: got 4 images that cannot be used, wanted good ones in the place of ")
     assert "place of a/1.png, a/3.png, b/0.png, b/2.png; the first: " in message
-    assert "the first: data: got a/1.png, wanted an image that Pillow can read" in message
+    assert "the first: got a/1.png, wanted an image that Pillow can read (cannot identify image file)" in message
+    assert "BytesIO" not in message
     for name in wrong:
         (folder / name).write_bytes(encoded(GREY[1]))
     assert len(read_images(folder)) == 8
@@ -220,15 +221,13 @@ def test_all_corrupt_images_of_a_folder_are_named_at_once(tmp_path: Path) -> Non
 
 def test_many_corrupt_images_are_counted(tmp_path: Path) -> None:
     folder = grid(tmp_path, {f"a/{i:02}.png": b"" for i in range(25)})
-    with pytest.raises(
-        InputError, match=r"^data: got 25 images .* a/00\.png, .*a/19\.png and 5 more; the first: data: got a/00"
-    ):
+    with pytest.raises(InputError, match=r"^data: got 25 images .* a/00\.png, .*a/19\.png and 5 more; the first: got a/00"):
         read_images(folder)
 
 
 def test_all_corrupt_rows_of_a_parquet_file_are_named_at_once(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", [b"", encoded(GREY[1]), b"text"], [0, 1, 0])
-    with pytest.raises(InputError, match=r"got 2 images .* in the place of row 0, row 2; the first: data: got row 0"):
+    with pytest.raises(InputError, match=r"got 2 images .* in the place of row 0, row 2; the first: got row 0"):
         read_images(path)
 
 

@@ -304,7 +304,8 @@ def _natural(
     settings: dict[str, Any] = {}
     if corruptions is None:
         if baseline is not None:
-            raise InputError("baseline", baseline, "a baseline with corruptions only: the mCE is relative to it")
+            given = str(baseline) if isinstance(baseline, Path | str) else type(baseline).__name__
+            raise InputError("baseline", given, "a baseline with corruptions only: the mCE is relative to it")
     else:  # imported where it is used: the corruptions stand on much that a plain audit does not need
         from tutelage.auditing.corruption import check_baseline, check_corruptible, chosen, describe
 

@@ -33,6 +33,7 @@ from tutelage.core.files import sha256_tensors
 from tutelage.data.checks import check_image_arrays
 from tutelage.data.guard import refuse_relabelling, refuse_test_data
 from tutelage.data.images import ImageSet, Split
+from tutelage.data.readers import reason_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 2**26  # of one image
@@ -304,7 +305,9 @@ def _image(file: Path) -> Image.Image:
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
-        raise InputError("data", f"{file.parent.name}/{file.name}", f"an image that Pillow can read ({error})") from error
+        raise InputError(
+            "data", f"{file.parent.name}/{file.name}", f"an image that Pillow can read ({reason_of(error)})"
+        ) from error
 
 
 def _same_size(pictures: list[Tensor], files: list[Path]) -> list[Tensor]:

@@ -296,7 +296,9 @@ def _decode_all(images: Iterable[tuple[str, bytes | Path]], size: int | None) ->
     if len(wrong) == 1:
         raise first
     more = f" and {len(wrong) - MAX_NAMED} more" if len(wrong) > MAX_NAMED else ""
-    wanted = f"good ones in the place of {', '.join(list(wrong)[:MAX_NAMED])}{more}; the first: {first}"
+    wanted = (
+        f"good ones in the place of {', '.join(list(wrong)[:MAX_NAMED])}{more}; the first: {str(first).removeprefix('data: ')}"
+    )
     raise InputError("data", f"{len(wrong)} images that cannot be used", wanted) from first
 
 
@@ -330,11 +332,16 @@ def _decode(content: bytes, where: str, size: int | None) -> np.ndarray:
             "data", where, f"images of at most {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller first"
         ) from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
-        raise InputError("data", where, f"an image that Pillow can read ({error})") from error
+        raise InputError("data", where, f"an image that Pillow can read ({reason_of(error)})") from error
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def reason_of(error: Exception) -> str:
+    """What Pillow says, without the buffer that it names, of which who gave a file knows nothing."""
+    return str(error).partition(" <_io.BytesIO object")[0]
 
 
 def _upright(image: Image.Image) -> Image.Image:

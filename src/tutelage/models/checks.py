@@ -99,7 +99,7 @@ def run_model(model: nn.Module, x: Tensor, name: str = "model") -> Tensor:
         raise InputError("batch_size", f"{len(x)} samples, for which memory is short", "a smaller one") from error
     except (Exception, SystemExit) as error:  # the user's own code may raise anything; its reason belongs into the one sentence
         what = f"inputs of shape {tuple(x.shape)} and type {str(x.dtype).removeprefix('torch.')}"
-        wanted = _remedy(model, x) or _other_images(x, error) or "logits (B, classes)"
+        wanted = _remedy(model, x) or f"logits (B, classes){_other_images(x, error)}"
         raise InputError(name, f"{type(error).__name__} on {what}: {error}", wanted) from error
     return check_logits(outputs, len(x), name)
 
@@ -154,14 +154,16 @@ def _remedy(model: nn.Module, x: Tensor) -> str:
 
 
 def _other_images(x: Tensor, error: BaseException) -> str:
-    """What images a model wants that fails on x by its shape, as far as torch's words tell."""
+    """On what images a model may not fail that fails on x by its shape, as far as torch's words tell."""
     if x.dim() != 4 or not isinstance(error, RuntimeError | ValueError):
         return ""
     if "channels" in str(error):
-        return f"images of as many channels as the model takes, not {x.shape[1]}: convert them, or let the model do it"
+        return f" on images of as many channels as the model takes, not {x.shape[1]}: convert them, or let the model do it"
     if re.search(r"shape|size", str(error)):
         size = f"{x.shape[2]} x {x.shape[3]}"
-        return f"images of the size and channels that the model takes, not {size}: --size N (size=N) resizes all but an .npz"
+        return (
+            f" on images of the size and channels that the model takes, not {size}: --size N (size=N) resizes all but an .npz"
+        )
     return ""
 
 
