@@ -32,6 +32,7 @@ from tutelage.threats import (
     TargetedAPGD,
     Transfer,
     cross_entropy,
+    dlr,
     kl_to_reference,
     margin,
     zero_one,
@@ -39,14 +40,14 @@ from tutelage.threats import (
 
 
 class Kin(nn.Module):
-    """A surrogate for every case: a linear map to three logits, near the model of the case "linear"."""
+    """A surrogate for every case: a linear map to four logits, near the model of the case "linear"."""
 
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng():
-            torch.manual_seed(3)
+            torch.manual_seed(8)
             near = nn.Linear(16, 2).weight.detach()  # as `make` draws it
-            self.register_buffer("weight", torch.cat([near, torch.zeros(1, 16)]).T + 0.05 * torch.randn(16, 3))
+            self.register_buffer("weight", torch.cat([near, torch.zeros(2, 16)]).T + 0.05 * torch.randn(16, 4))
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.weight[: x[0].numel()].to(x)
@@ -68,14 +69,19 @@ ATTACKS: dict[str, Callable[[Budget], Attack]] = {
     "Decision": lambda budget: Decision(budget, QUERIES),
     "Transfer": lambda budget: Transfer(budget, Kin(), STEPS, looks=2, restarts=RESTARTS),
     "APGD margin": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=margin),
+    "APGD DLR": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=dlr),
+    "APGD DLR targeted": lambda budget: APGD(budget, STEPS, restarts=RESTARTS, objective=dlr, targeted=True),
 }
 NAMES = [*ATTACKS, "suite"]
-NORMS: dict[str, tuple[type[Budget], float]] = {"linf": (Linf, 0.05), "l2": (L2, 0.2), "l1": (L1, 0.4)}
+TARGETED = ("PGD targeted", "APGD DLR targeted")  # they are told their targets; "targeted APGD" chooses its own
+NORMS: dict[str, tuple[type[Budget], float]] = {"linf": (Linf, 0.07), "l2": (L2, 0.28), "l1": (L1, 0.56)}
 KINDS = ["linear", "conv", "dropout", "vectors", "one sample", "half wrong", "one class"]
 
 attacks = pytest.mark.parametrize("name", NAMES)
 norms = pytest.mark.parametrize("norm", list(NORMS))
-kinds = pytest.mark.parametrize("kind", KINDS)
+# DLR compares three logits, four with a target: not for the two of "linear"
+PAIRS = [(name, kind) for name in NAMES for kind in KINDS if not ("DLR" in name and kind == "linear")]
+attacks_and_kinds = pytest.mark.parametrize(("name", "kind"), PAIRS)
 
 
 @dataclass
@@ -98,19 +104,19 @@ class Case:
 
 def conv_net() -> nn.Module:
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 8))
-    return nn.Sequential(net, nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, 3))
+    return nn.Sequential(net, nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, 4))
 
 
 def make(kind: str) -> Case:
     """The same case for the same kind: everything is drawn from fixed seeds, the global generator is left alone."""
     with torch.random.fork_rng():
-        torch.manual_seed(3)
+        torch.manual_seed(8)
         if kind == "linear":
             model: nn.Module = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
         elif kind == "dropout":
-            model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Dropout(0.5), nn.Linear(12, 3))
+            model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Dropout(0.5), nn.Linear(12, 4))
         elif kind == "vectors":
-            model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3))
+            model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 4))
         else:
             model = conv_net()
         x = torch.rand(
@@ -163,7 +169,7 @@ def run(name: str, attack: Attack | Suite, case: Case, generator: torch.Generato
     source = torch.Generator().manual_seed(generator) if isinstance(generator, int) else generator
     if name == "PGD KL":
         return attack.run(case.model, case.x, case.y, source, reference=case.reference)
-    if name == "PGD targeted":
+    if name in TARGETED:
         return attack.run(case.model, case.x, case.y, source, target=case.target)
     return attack.run(case.model, case.x, case.y, source)
 
@@ -191,10 +197,12 @@ def logits_of(case: Case, x: Tensor) -> Tensor:
 
 
 def objective_at(name: str, case: Case, x: Tensor) -> Tensor:
-    batch = AttackBatch(case.x, case.y, case.target if name == "PGD targeted" else None, case.reference)
+    batch = AttackBatch(case.x, case.y, case.target if name in TARGETED else None, case.reference)
     objective = {
         "PGD margin": margin,
         "APGD margin": margin,
+        "APGD DLR": dlr,
+        "APGD DLR targeted": dlr,
         "Square": margin,
         "FMN": margin,
         "targeted APGD": margin,
@@ -206,7 +214,7 @@ def objective_at(name: str, case: Case, x: Tensor) -> Tensor:
 
 
 def broken_from_start(name: str, case: Case) -> Tensor:
-    return case.start == case.target if name == "PGD targeted" else case.start != case.y
+    return case.start == case.target if name in TARGETED else case.start != case.y
 
 
 def sizes(norm: str, x: Tensor, x_adv: Tensor) -> Tensor:
@@ -219,9 +227,8 @@ def sizes(norm: str, x: Tensor, x_adv: Tensor) -> Tensor:
 # The contract
 
 
-@kinds
 @norms
-@attacks
+@attacks_and_kinds
 def test_inside_the_budget_and_the_range(name: str, norm: str, kind: str) -> None:
     case, result = outcome(name, norm, kind)
     eps = NORMS[norm][1]
@@ -233,9 +240,8 @@ def test_inside_the_budget_and_the_range(name: str, norm: str, kind: str) -> Non
     assert not result.x_adv.requires_grad
 
 
-@kinds
 @norms
-@attacks
+@attacks_and_kinds
 def test_never_worse_than_its_start(name: str, norm: str, kind: str) -> None:
     case, result = outcome(name, norm, kind)
     before, after = objective_at(name, case, case.x), objective_at(name, case, result.x_adv)
@@ -251,18 +257,16 @@ def test_never_worse_than_its_start(name: str, norm: str, kind: str) -> None:
     torch.testing.assert_close(result.loss[last_stage], after[last_stage], rtol=1e-4, atol=1e-6)
 
 
-@kinds
 @norms
-@attacks
+@attacks_and_kinds
 def test_success_is_what_the_model_says_of_x_adv(name: str, norm: str, kind: str) -> None:
     case, result = outcome(name, norm, kind)
     predicted = logits_of(case, result.x_adv).argmax(1)
-    assert torch.equal(result.success, predicted == case.target if name == "PGD targeted" else predicted != case.y)
+    assert torch.equal(result.success, predicted == case.target if name in TARGETED else predicted != case.y)
 
 
-@kinds
 @norms
-@attacks
+@attacks_and_kinds
 def test_broken_from_the_start_comes_back_unchanged(name: str, norm: str, kind: str) -> None:
     case, result = outcome(name, norm, kind)
     start = broken_from_start(name, case)
@@ -271,9 +275,8 @@ def test_broken_from_the_start_comes_back_unchanged(name: str, norm: str, kind: 
     assert torch.equal(result.x_adv[start], case.x[start])
 
 
-@kinds
 @norms
-@attacks
+@attacks_and_kinds
 def test_same_seed_same_result(name: str, norm: str, kind: str) -> None:
     _, first = outcome(name, norm, kind)
     again = run(name, build(name, standard(norm)), make(kind))
@@ -283,9 +286,8 @@ def test_same_seed_same_result(name: str, norm: str, kind: str) -> None:
     assert (first.forward, first.backward) == (again.forward, again.backward)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "one sample"])
 @norms
-@attacks
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in PAIRS if pair[1] != "one sample"])
 def test_batch_size_does_not_matter(name: str, norm: str, kind: str) -> None:
     case = make(kind).to(torch.float64)  # so that rounding is far below what a sign step could turn into a difference
     attack, source = build(name, standard(norm)), torch.Generator().manual_seed(5)
@@ -296,9 +298,8 @@ def test_batch_size_does_not_matter(name: str, norm: str, kind: str) -> None:
     assert torch.equal(torch.cat([part.success for part in parts]), whole.success)
 
 
-@kinds
 @norms
-@attacks
+@attacks_and_kinds
 def test_the_model_comes_back_as_it_was(name: str, norm: str, kind: str) -> None:
     case = make(kind)
     model, x = case.model, case.x.clone()
@@ -318,9 +319,8 @@ def test_the_model_comes_back_as_it_was(name: str, norm: str, kind: str) -> None
     assert torch.equal(torch.get_rng_state(), world)
 
 
-@kinds
 @norms
-@attacks
+@attacks_and_kinds
 def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
     case = make(kind)
     all_of_it = run(name, build(name, standard(norm), retire=False), case)
@@ -386,11 +386,17 @@ def test_passes_are_counted(name: str, norm: str, kind: str) -> None:
         assert retired.backward < all_of_it.backward
 
 
+@pytest.mark.parametrize("name", ["APGD DLR", "APGD DLR targeted"])
+def test_dlr_refuses_two_classes(name: str) -> None:
+    with pytest.raises(InputError, match="dlr with 2 classes"):
+        run(name, build(name, standard("linf")), make("linear"))
+
+
 @norms
 @attacks
 def test_eps_per_sample(name: str, norm: str) -> None:
-    case = make("linear")
-    eps = torch.linspace(0, 4 * NORMS[norm][1], 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
+    case = make("vectors" if "DLR" in name else "linear")
+    eps = torch.linspace(0, 3 * NORMS[norm][1], 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))]
     result = run(name, build(name, NORMS[norm][0](eps)), case)
     size = sizes(norm, case.x, result.x_adv)
     assert bool((size <= eps * (1 + 1e-5) + 1e-6).all())
@@ -432,7 +438,12 @@ def test_random_models_repeat_and_stay_inside(name: str, norm: str, kind: str) -
 def test_the_grid_above_has_broken_and_unbroken_samples() -> None:
     """Otherwise the tests above would say little."""
     for name in NAMES:
-        shares = [float(outcome(name, norm, kind)[1].success.float().mean()) for norm in NORMS for kind in KINDS[:4]]
+        shares = [
+            float(outcome(name, norm, kind)[1].success.float().mean())
+            for norm in NORMS
+            for kind in KINDS[:4]
+            if (name, kind) in PAIRS
+        ]
         assert max(shares) > 0.2, name
         assert min(shares) < 0.8, name
 
@@ -607,7 +618,7 @@ def test_eot_averages_the_gradients_of_a_random_model() -> None:
     torch.testing.assert_close(x_adv, torch.tensor([[0.6], [0.0]]))
 
 
-@kinds
+@pytest.mark.parametrize("kind", KINDS)
 @norms
 def test_the_call_stays_inside_and_hands_the_model_back(norm: str, kind: str) -> None:
     case = make(kind)
@@ -890,7 +901,7 @@ def test_the_model_is_handed_back_after_an_error_too() -> None:
     modes = [module.training for module in case.model.modules()]
     flags = [parameter.requires_grad for parameter in case.model.parameters()]
     with pytest.raises(InputError):
-        PGD(Linf(0.1)).run(case.model, case.x, case.y + 2, seeded())
+        PGD(Linf(0.1)).run(case.model, case.x, case.y + 3, seeded())
     assert [module.training for module in case.model.modules()] == modes
     assert [parameter.requires_grad for parameter in case.model.parameters()] == flags
 
