@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,65 @@ def test_images_with_masks_and_a_model_without_gradients(place, monkeypatch):
     names = [row.name for row in back.rows if row.category == "attribute"]
     assert len(names) == 10  # without the background that is made by gradients
     assert not any("adversarial" in name for name in names)
+
+
+def cutouts(folder: Path, classes: tuple[str, ...], side: int) -> None:
+    """Squares of `side` pixels in frames of 24, blue or red."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(6):
+            cutout = np.zeros((24, 24, 4), np.uint8)
+            cutout[:side, :side, [2 if name == "blue" else 0, 3]] = 255
+            Image.fromarray(cutout).save(folder / name / f"{i}.png")
+
+
+def test_an_edit_that_no_picture_allows_is_a_row_without_a_number(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    cutouts(tmp_path / "full", ("blue", "red"), 24)
+    out = tmp_path / "out"
+    assert run(audit("--data", str(tmp_path / "full"), "--threats", "fgsm:linf@0.02", "--no-curve", "--out", str(out))) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"drop by position +no picture allows it", shown)
+    assert "note: edit position: no picture allows it" in shown
+    about = json.loads((out / "audit.json").read_text())
+    (row,) = [row for row in about["rows"] if row["name"] == "position"]
+    assert (row["value"], row["ci95"], row["n"]) == (None, None, 0)
+    back = AuditResult.load(out)
+    assert back.attributes is not None
+    assert len(back.attributes.rows) == 11
+    assert math.isnan(back.attributes.row("position").drop)
+    assert "position" not in dict(back.attributes.ranking())
+    done = [row.drop for row in back.attributes.rows if row.n and row.attribute != "none"]
+    assert back.attributes.average == pytest.approx(sum(done) / len(done))
+    assert "| position | no picture allows it | – | – | – | 0 of 12 |" in back.attributes.table()
+    page = (out / "report.html").read_text()
+    assert "An edit that no picture allows has no drop" in page
+    assert "nan" not in page.lower().replace("nano", "")
+    assert back.save(tmp_path / "again").read_text() == page
+    assert (tmp_path / "again" / "audit.json").read_text() == (out / "audit.json").read_text()
+
+
+def test_one_class_is_told_before_anything_is_attacked(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    cutouts(tmp_path / "one", ("blue",), 12)
+    monkeypatch.setattr("tutelage.models.loading.load_model", None)  # not even the model is loaded
+    assert run(audit("--data", str(tmp_path / "one"), "--out", str(tmp_path / "out"))) == 2
+    assert "data: got 6 of one class, wanted pictures of at least two classes for --suite attributes" in capsys.readouterr().err
+
+
+def test_what_was_attacked_is_kept_when_the_edits_fail(place, tmp_path, monkeypatch, capsys):
+    def fails(*_: object, **__: object) -> None:
+        raise InputError("model", "a bad day", "a good one")
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("tutelage.app.attributes.audited_attributes", fails)
+    options = ("--data", "cutouts", "--threats", "fgsm:linf@0.02", "--no-curve", "--out", str(tmp_path))
+    assert run(audit(*options)) == 2
+    assert (
+        f"wanted a good one (in --suite attributes; all the rest is in {tmp_path / 'report.html'})" in capsys.readouterr().err
+    )
+    assert AuditResult.load(tmp_path).threats == ["linf@0.02 FGSM"]
+    assert list((tmp_path / "state").rglob("0-*.safetensors"))  # the same command goes on from there
 
 
 def test_n_draws_the_pictures_that_it_draws_of_images(place):

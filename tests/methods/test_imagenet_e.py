@@ -142,6 +142,8 @@ def test_pictures_that_cannot_be_edited_count_in_neither_accuracy() -> None:
     row = audit_attributes(Counts(0.15), full, [Edit("position")]).row("position")
     assert (row.n, row.total) == (12, 24)
     assert row.original == pytest.approx(100 * 11 / 12)
+    with pytest.raises(InputError, match=r"^edits: got position, which no picture allows"):
+        audit_attributes(Counts(0.15), full.take(slice(12, 24)), [Edit("position")])
 
 
 def test_all_eleven_edits_make_eleven_rows(suite: AttributeSuite, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def read_pictures(data: str, masks: Path | None, size: int, n: int) -> CutoutSet
     """The pictures, taken apart, that --data names: the bundled emoji, cut-outs, or images with masks.
 
     size: pixels a side, 0 for those of the files. n: so many, class shares kept as elsewhere; 0 for all, which for emoji is
-    each drawing of the test split once.
+    each drawing of the test split once. Raises InputError for pictures of one class, which have no random background.
     """
     from tutelage.methods.audit.imagenet_e import read_pictures as read
 
@@ -61,6 +61,13 @@ def read_pictures(data: str, masks: Path | None, size: int, n: int) -> CutoutSet
     if n > len(pictures):
         raise InputError("n", n, f"at most {len(pictures)}, as many as there are")
     return pictures.take(_some(pictures, n)) if n and n != len(pictures) else pictures
+
+
+def check_classes(pictures: CutoutSet) -> None:
+    """What the edits would refuse, told before anything is attacked."""
+    if int(pictures.labels.min()) == int(pictures.labels.max()):
+        wanted = "pictures of at least two classes for --suite attributes, whose random background is that of another class"
+        raise InputError("data", f"{len(pictures)} of one class", wanted)
 
 
 def audited_attributes(

@@ -28,7 +28,7 @@ from tutelage.app.speak_command import speak
 from tutelage.app.suites import check_corruptions, split_standard
 from tutelage.app.sweep_commands import sweep
 from tutelage.catalogue import ROOMS, search, systems
-from tutelage.core.errors import InputError, TutelageError, advice, named, short_path
+from tutelage.core.errors import AuditError, InputError, TutelageError, advice, named, short_path
 from tutelage.core.memory import keep_memory
 
 if TYPE_CHECKING:
@@ -425,7 +425,7 @@ def audit(
     """
     import torch
 
-    from tutelage.app.attributes import audited_attributes, is_emoji, read_pictures, split_suites
+    from tutelage.app.attributes import audited_attributes, check_classes, is_emoji, read_pictures, split_suites
     from tutelage.auditing.audit import audit as run_audit
     from tutelage.auditing.shift import read_slices
     from tutelage.auditing.state import clear_finished
@@ -471,6 +471,8 @@ def audit(
     if (folder / "run.json").exists():
         Run.create(folder, "audit", config, device)  # another run there is told now, not after the work
     pictures = read_pictures(data, masks, size, n) if attributes or is_emoji(data) else None
+    if pictures and attributes:
+        check_classes(pictures)
     images = pictures.images if pictures else read_images(Path(data), size=size or None)
     if n > len(images):
         raise InputError("n", n, f"at most {len(images)}, as many as there are")
@@ -494,11 +496,15 @@ def audit(
             factory="" if is_address(model) else model,  # an endpoint goes to workers as it is, with what it gives
             progress=progress,
         )  # fmt: skip
+        Run.create(folder, "audit", config, device)
+        page = result.save(folder)  # whatever happens to the edits
         if pictures and attributes:
-            edits = audited_attributes(net, pictures, name=result.model["name"], batch_size=batch_size, progress=progress)
+            try:
+                edits = audited_attributes(net, pictures, name=result.model["name"], batch_size=batch_size, progress=progress)
+            except TutelageError as error:
+                raise AuditError(f"{error} (in --suite attributes; all the rest is in {page})") from error
             result = result.with_attributes(edits)
-    Run.create(folder, "audit", config, device)
-    page = result.save(folder)
+            page = result.save(folder)
     clear_finished(folder / "state")
     out.print(audit_table({result.model["name"]: result}))
     for warning in result.warnings:
@@ -590,6 +596,8 @@ def audit_table(audits: dict[str, AuditResult]) -> Table:
 
 def _share(result: AuditResult, row: AuditRow) -> str:
     """An accuracy with its interval, marked where a flag makes it unreliable."""
+    if not row.n:
+        return "no picture allows it"
     text = f"{100 * row.value:.1f} \\[{100 * row.ci95[0]:.1f}, {100 * row.ci95[1]:.1f}]"
     return f"[yellow]unreliable[/] {text}" if result.doubts(row.category) else text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,8 @@ from tutelage.core.stats.resampling import BOOTSTRAP_MIN_UNITS
 class AttributeRow:
     """One edit. original, edited: top-1 accuracy in per cent on the same n pictures, those with which the edit could be done
     (of `total`). drop: original - edited, percentage points; ci95: its 95 % interval (Newcombe 1998, paired). rate: mean share
-    of the frame that the object covers after the edit. by_class: name -> (drop, n).
+    of the frame that the object covers after the edit. by_class: name -> (drop, n). Where no picture allows the edit, n is 0
+    and the numbers are NaN, null in JSON.
     """
 
     edit: str
@@ -80,9 +82,14 @@ class AttributeReport:
         """(attribute, its largest drop), the attribute that hurts most first."""
         worst: dict[str, float] = {}
         for row in self.rows:
-            if row.attribute != "none":
+            if row.attribute != "none" and row.n:
                 worst[row.attribute] = max(row.drop, worst.get(row.attribute, -100.0))
         return sorted(worst.items(), key=lambda pair: -pair[1])
+
+    @property
+    def undone(self) -> list[str]:
+        """The edits that no picture allows."""
+        return [row.edit for row in self.rows if not row.n]
 
     def table(self) -> str:
         """All rows as Markdown."""
@@ -106,26 +113,32 @@ class AttributeReport:
 
     def lead(self) -> list[Block]:
         """What was found, in words."""
-        ranking = ", ".join(f"{name} ({drop:.1f} points)" for name, drop in self.ranking())
+        ranking = ", ".join(f"{name} ({drop:.1f} points)" for name, drop in self.ranking()) or "nothing that could be edited"
+        floor = (
+            "The inversion, which edits nothing, could be done with no picture: what the editor itself costs is not known."
+            if math.isnan(self.floor)
+            else f"The inversion, which edits nothing, costs {self.floor:.1f} points: drops of this size say nothing."
+        )
         lead: list[Block] = [
             Text(
                 [
                     f"{self.model['name']} was tested on {self.data['n']:,} pictures of {self.data['name']} and on the same "
                     "pictures with one attribute of the object edited.",
-                    f"What hurts most: {ranking}. The inversion, which edits nothing, costs {self.floor:.1f} points: drops of "
-                    "this size say nothing.",
+                    f"What hurts most: {ranking}. {floor}",
                 ]
             )
         ]
         if failed := [f"{row.edit}: {row.total - row.n} of {row.total}" for row in self.rows if row.n < row.total]:
             words = "Pictures with which an edit could not be done are left out of both accuracies of its row."
+            if self.undone:
+                words += " An edit that no picture allows has no drop, and is neither in the average nor in what hurts most."
             lead.append(Notice("Some edits could not be done", [words, *failed], "warn"))
         return lead
 
     def sections(self) -> list[Section]:
         """The drops, by edit and by class, and pictures."""
         header = ["Edit", "Drop, points", "Original", "Edited", "Object", "n"]
-        rows = [*[_cells(row) for row in self.rows], ["average", _interval(self.average, self.average_ci95), "", "", "", ""]]
+        rows = [*[_shown(row) for row in self.rows], ["average", _interval(self.average, self.average_ci95), "", "", "", ""]]
         note = (
             "Drop: accuracy on the originals minus accuracy on the same pictures edited, with its 95 % interval. The average "
             "is over all edits but the inversion. Object: mean share of the frame that it covers."
@@ -144,7 +157,7 @@ class AttributeReport:
         return {**about, "rows": [asdict(row) for row in self.rows]}
 
     def audit_rows(self) -> list[AuditRow]:
-        """The drops as rows of an audit: shares in [-1, 1], the average last."""
+        """The drops as rows of an audit: shares in [-1, 1], NaN where n is 0; the average last."""
         rows = [
             AuditRow("attribute", row.edit, "drop", row.drop / 100, (row.ci95[0] / 100, row.ci95[1] / 100), row.n)
             for row in self.rows
@@ -169,12 +182,37 @@ class AttributeReport:
         return tiles
 
 
+class AttributeAudit(AttributeReport):
+    """What `audit_attributes` returns: a report in which an edit that no picture allows has a row too."""
+
+    @classmethod
+    def of(cls, report: AttributeReport, edits: Mapping[str, str]) -> AttributeAudit:
+        """A report with a row for each of these edits, name -> attribute, in their order."""
+        known, total = {row.edit: row for row in report.rows}, report.data["n"]
+        rows = [known.get(name) or _undone_row(name, attribute, total) for name, attribute in edits.items()]
+        return cls(**{**vars(report), "rows": rows})
+
+    def table(self) -> str:
+        lines = super().table().splitlines()
+        for place, row in enumerate(self.rows, 2):
+            if not row.n:
+                lines[place] = f"| {' | '.join(_shown(row))} |"
+        return "\n".join(lines)
+
+    def describe(self) -> dict[str, Any]:
+        about = super().describe()
+        missing = dict.fromkeys(("original", "edited", "drop", "ci95", "rate"))
+        return {**about, "rows": [row if row["n"] else {**row, **missing} for row in about["rows"]]}
+
+
 def attribute_report_of(about: Mapping[str, Any], pictures: Mapping[str, Tensor]) -> AttributeReport:
     """What `describe` said, with the pictures of the examples, "original/0", "edited/0" and so on, where they are at hand."""
     rows = [
         AttributeRow(
             **{**row, "ci95": tuple(row["ci95"]), "by_class": {name: tuple(pair) for name, pair in row["by_class"].items()}}
         )
+        if row["n"]
+        else _undone_row(row["edit"], row["attribute"], row["total"])
         for row in about["rows"]
     ]
     examples = [
@@ -182,7 +220,7 @@ def attribute_report_of(about: Mapping[str, Any], pictures: Mapping[str, Tensor]
         for i, one in enumerate(about.get("examples", []) if pictures else [])
     ]
     fixed = {"average_ci95": tuple(about["average_ci95"]), "classes": tuple(about["classes"])}
-    return AttributeReport(**{**about, **fixed, "rows": rows, "examples": examples})
+    return AttributeAudit(**{**about, **fixed, "rows": rows, "examples": examples})
 
 
 def drop_row(
@@ -234,6 +272,15 @@ def average_drop(lost: Mapping[str, Tensor], ok: Mapping[str, Tensor], seed: int
         return value, (-100.0, 100.0)
     _, interval = mean_t(each)
     return value, (interval.lo, interval.hi)
+
+
+def _undone_row(edit: str, attribute: str, total: int) -> AttributeRow:
+    none = math.nan
+    return AttributeRow(edit, attribute, none, none, none, (none, none), 0, total, none, {})
+
+
+def _shown(row: AttributeRow) -> list[str]:
+    return _cells(row) if row.n else [row.edit, "no picture allows it", "–", "–", "–", f"0 of {row.total:,}"]
 
 
 def _cells(row: AttributeRow) -> list[str]:

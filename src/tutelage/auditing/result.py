@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ class AuditRow:
     interval over the images, see `mean_row`.
     "shift": accuracy on the shifted set of that name; "shift main": on the main set, classes of the shifted set only;
     "shift difference": the first less the second, in [-1, 1].
-    "attribute": by how much an edit lowers the accuracy on the same pictures, in [-1, 1]; "attributes": "average".
+    "attribute": by how much an edit lowers the accuracy on the same pictures, in [-1, 1]; "attributes": "average". An edit
+    that no picture allows has n = 0, and NaN for value and ci95, null in JSON.
     """
 
     category: str
@@ -129,7 +131,11 @@ class AuditResult:
     @property
     def notes(self) -> list[str]:
         """What is worth knowing and makes nothing unreliable, a line a note."""
-        return [flag.message for flag in self.flags if not flag.unreliable]
+        undone = [] if self.attributes is None else self.attributes.undone
+        return [
+            *(flag.message for flag in self.flags if not flag.unreliable),
+            *(f"edit {edit}: no picture allows it, so that it has no drop and is in no mean" for edit in undone),
+        ]
 
     def doubts(self, category: str) -> list[Flag]:
         """The flags that make the rows of a category (a threat, "clean") unreliable."""
@@ -151,6 +157,7 @@ class AuditResult:
         folder = Path(folder)
         about = {key: value for key, value in asdict(replace(self, examples=[], attributes=None)).items() if key != "examples"}
         about["examples"] = [{k: v for k, v in vars(e).items() if k not in ("clean", "adversarial")} for e in self.examples]
+        about["rows"] = [row if row["n"] else {**row, "value": None, "ci95": None} for row in about["rows"]]
         # a digit a sample: a list would take a line for each
         about["predictions"] = {key: "".join("01"[right] for right in mask) for key, mask in self.predictions.items()}
         images = {f"clean/{i}": e.clean.contiguous() for i, e in enumerate(self.examples)}
@@ -190,7 +197,10 @@ class AuditResult:
     def _read(cls, file: Path, examples: bool) -> AuditResult:
         about = json.loads(file.read_text())
         images = load((file.parent / "examples.safetensors").read_bytes()) if examples else {}
-        about["rows"] = [AuditRow(**{**row, "ci95": tuple(row["ci95"])}) for row in about["rows"]]
+        nothing = {"value": math.nan, "ci95": (math.nan, math.nan)}  # n is 0
+        about["rows"] = [
+            AuditRow(**{**row, **({"ci95": tuple(row["ci95"])} if row["n"] else nothing)}) for row in about["rows"]
+        ]
         about["curves"] = [
             Curve(c["norm"], tuple(c["eps"]), tuple(c["accuracy"]), tuple(map(tuple, c["ci95"])), c["n"])
             for c in about["curves"]

@@ -42,7 +42,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tutelage.auditing.attributes import AttributeExample, AttributeReport, average_drop, drop_row, first_turned
+from tutelage.auditing.attributes import AttributeAudit, AttributeExample, AttributeReport, average_drop, drop_row, first_turned
 from tutelage.auditing.measure import predict
 from tutelage.core.checks import check_integer
 from tutelage.core.errors import InputError, MissingError
@@ -237,12 +237,13 @@ def audit_attributes(
     name: str | None = None,
     batch_size: int = 256,
     progress: Progress = QUIET,
-) -> AttributeReport:
+) -> AttributeAudit:
     """Edit and measure in one call: what `--suite attributes` does.
 
     data: a CutoutSet, or a folder of class folders: with `masks`, images and masks (`read_masked`); without, cut-outs with
     alpha, which are put before crops of a photograph (`read_cutouts`). size: pixels a side, for folders. surrogate: of the
-    adversarial background; default: the model itself, so that this edit is worst for it.
+    adversarial background; default: the model itself, so that this edit is worst for it. An edit that no picture allows has a
+    row with n = 0 and is in no mean; InputError if all are such.
     """
     if not isinstance(model, nn.Module):
         raise InputError("model", type(model).__name__, "an nn.Module that returns logits")
@@ -252,7 +253,13 @@ def audit_attributes(
         raise InputError("masks, size", "given with a CutoutSet", "masks and size with a folder only")
     other = model if surrogate is None else surrogate
     suite = build_suite(data, edits, editor=editor, surrogate=other, batch_size=batch_size, progress=progress)
-    return attribute_report(model, suite, consistency=consistency, name=name, batch_size=batch_size, progress=progress)
+    possible = {edit: one for edit, one in suite.edited.items() if bool(one.ok.any())}
+    if not possible:
+        raise InputError("edits", f"{', '.join(map(str, suite.edited))}, which no picture allows", "an edit that fits the data")
+    report = attribute_report(
+        model, replace(suite, edited=possible), consistency=consistency, name=name, batch_size=batch_size, progress=progress
+    )
+    return AttributeAudit.of(report, {str(edit): edit.attribute for edit in suite.edited})
 
 
 def read_pictures(path: Path | str, masks: Path | str | None = None, size: int | None = None) -> CutoutSet:
