@@ -166,7 +166,7 @@ def test_what_was_attacked_is_kept_when_the_edits_fail(place, tmp_path, monkeypa
         f"wanted a good one (in --suite attributes; all the rest is in {tmp_path / 'report.html'})" in capsys.readouterr().err
     )
     assert AuditResult.load(tmp_path).threats == ["linf@0.02 FGSM"]
-    assert list((tmp_path / "state").rglob("0-*.safetensors"))  # the same command goes on from there
+    assert list((tmp_path / "state").rglob("linf-*.safetensors"))  # the same command goes on from there
 
 
 def test_n_draws_the_pictures_that_it_draws_of_images(place):

@@ -192,8 +192,38 @@ def test_a_stopped_audit_goes_on_to_the_same_result(data, tmp_path):
     assert found.rows == expected.rows
     assert found.predictions == expected.predictions
     assert resumed.seen < whole.seen / 2 + 2 * 40
-    with pytest.warns(UserWarning, match="other corruptions"):
-        tutelage.audit(Bright(), data, corruptions=["contrast@5"], state=tmp_path)
+    other = Bright()
+    tutelage.audit(other, data, corruptions=["contrast@5"], state=tmp_path)  # finished for another list
+    assert other.seen == 2 * 32 + 40
+
+
+class Dazzled(Bright):
+    """NaN for images that are nearly white."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where((x.mean((1, 2, 3)) > 0.9)[:, None], torch.nan, super().forward(x))
+
+
+def test_what_fails_has_no_number_and_is_in_no_mean(data, tmp_path):
+    bright = ImageSet(torch.cat([data.images[:3], torch.full_like(data.images[:1], 0.95)]), data.labels[:4], data.classes)
+    sound = ImageSet(1 - data.images[:4], data.labels[:4], data.classes)
+    shifts = {"white": bright, "negative": sound}
+    options = {"shifts": shifts, "state": tmp_path / "state"}
+    result = tutelage.audit(Dazzled(), data, corruptions=["brightness@1,5", "noise@1"], **options)
+    assert list(result.failed) == ["corruption brightness@5", "shifted set white"]
+    assert "NaN" in result.failed["corruption brightness@5"]
+    assert result.settings["corruptions"]["names"] == ["brightness@1", *(f"{name}@1" for name in FAMILIES["noise"])]
+    assert [one["shift"] for one in result.settings["shifts"]] == result.shifts == ["negative"]
+    found = [(one.category, one.name) for one in result.rows if one.category.startswith("corruption")]
+    each = [("corruption", f"{name}@1") for name in ("brightness", *FAMILIES["noise"])]
+    assert set(found) == {*each, ("corruption family", "noise")}  # no mean over all, none of brightness
+    page = result.save(tmp_path / "out").read_text()
+    assert "No number is there of what failed: corruption brightness@5, shifted set white." in page
+    # what was measured is not measured again
+    model = Dazzled()
+    again = tutelage.audit(model, data, corruptions=["gaussian_noise@1"], **{**options, "shifts": {"negative": sound}})
+    assert model.seen == 2 * 32 + 40 + 2  # whether the shifted set fits
+    assert again.row("corruption", "gaussian_noise@1") == result.row("corruption", "gaussian_noise@1")
 
 
 def test_what_is_wrong_is_told_before_the_model_runs(data):

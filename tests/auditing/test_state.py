@@ -198,8 +198,6 @@ CHANGES: dict[str, tuple[Callable[[], Net], dict[str, Any], str]] = {
     "weights": (other_weights, {}, "model"),
     "seed": (net, {"seed": 6}, "seed"),
     "batch size": (net, {"batch_size": 20}, "batch size"),
-    "threat": (net, {"threats": ("pgd-4:linf@0.15", "fgsm:l2@0.7")}, "threats"),
-    "eps": (net, {"threats": ("pgd-3:linf@0.16", "fgsm:l2@0.7")}, "threats"),
     "data": (net, {"n": 50}, "data"),
 }
 
@@ -239,7 +237,7 @@ def flip(path: Path) -> None:
 
 
 def rename_over(path: Path) -> None:
-    other = next(p for p in sorted(path.parent.glob("0-linf*.safetensors")) if p != path)
+    other = next(p for p in sorted(path.parent.glob("linf*.safetensors")) if p != path)
     path.write_bytes(other.read_bytes())
 
 
@@ -258,11 +256,11 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_part_is_named_and_computed_again(damage, short, tmp_path):
     audited(net(), tmp_path, curve=False)
-    (part,) = tmp_path.rglob("0-linf-0.15-PGD-3-000002.safetensors")
+    (part,) = tmp_path.rglob("linf-0.15-PGD-3-*-000002.safetensors")
     good = part.read_bytes()
     DAMAGE[damage](part)
     assert part.read_bytes() != good
-    with pytest.warns(UserWarning, match=r"0-linf-0\.15-PGD-3-000002\.safetensors is damaged .*computed again"):
+    with pytest.warns(UserWarning, match=r"linf-0\.15-PGD-3-\w+-000002\.safetensors is damaged .*computed again"):
         same(audited(net(), tmp_path, curve=False), short)
     assert part.read_bytes() == good
 
@@ -279,7 +277,7 @@ def test_litter_of_a_killed_writer_is_removed(tmp_path):
     audited(net(), tmp_path, curve=False)
     own = next(tmp_path.glob("*/state.json")).parent
     (own / FINISHED).unlink()
-    (own / ".0-linf-0.15-PGD-3-000002.safetensors.abcd").write_bytes(b"half")
+    (own / ".linf-0.15-PGD-3-000002.safetensors.abcd").write_bytes(b"half")
     audited(net(), tmp_path, curve=False)
     assert not list(own.glob(".*"))
 
@@ -357,7 +355,7 @@ def test_an_unreadable_image_is_named_and_costs_no_finished_part(tmp_path):
 
 
 def test_a_model_that_turns_non_finite_in_the_middle_keeps_what_is_finished(short, tmp_path):
-    """The memory of a device goes bad, say: the audit stops with a sentence; the sound model goes on from the parts."""
+    """The memory of a device goes bad, say: the audit says what failed; the sound model goes on from the parts."""
 
     class Failing(Net):
         bad_from = 300  # in the first threat, after its first batches
@@ -368,14 +366,74 @@ def test_a_model_that_turns_non_finite_in_the_middle_keeps_what_is_finished(shor
 
     model = Failing()
     model.load_state_dict(net().state_dict())
-    with pytest.raises(InputError, match=r"logits"):
-        audited(model, tmp_path, curve=False)
+    result = audited(model, tmp_path, curve=False)
+    assert list(result.failed) == ["linf@0.15 PGD-3", "l2@0.7 FGSM"]
+    assert (result.status, result.threats) == ("unreliable", [])
+    clear_finished(tmp_path)  # it has not finished
     finished = parts(tmp_path)
     assert len(finished) > 1
     model.seen, model.bad_from = 0, 10**9
     resumed = audited(model, tmp_path, curve=False)
     assert resumed.rows == short.rows
     assert set(finished) < set(parts(tmp_path))
+
+
+class OffGrid(Net):
+    """NaN on all inputs but those of 8-bit images and of FGSM in linf@0.2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        off = (x * 255 - (x * 255).round()).abs().flatten(1).amax(1) > 1e-2
+        return torch.where(off[:, None], torch.nan, super().forward(x))
+
+
+def eight_bits() -> ImageSet:
+    whole = data()
+    return ImageSet((whole.images * 255).round().div(255), whole.labels, whole.classes)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_threat_that_fails_leaves_the_others_and_says_what_and_where(jobs, tmp_path):
+    model = OffGrid()
+    model.load_state_dict(net().state_dict())
+    options: dict[str, Any] = {"batch_size": 16, "seed": 5, "curve": False, "force": True}
+    threats = ["pgd-2:l2@0.5", "fgsm:linf@51/255"]
+    result = tutelage.audit(model, eight_bits(), threats=threats, state=tmp_path / "state", jobs=jobs, **options)
+    assert result.failed == {
+        "l2@0.5 PGD-2": "model: got NaN or infinity inside the budget, in PGD-2 cross_entropy, wanted finite logits and "
+        "objective (batch 1 of 4)"
+    }
+    assert (result.status, result.threats) == ("unreliable", ["linf@51/255 FGSM"])
+    assert result.row("linf@51/255 FGSM").n == 60
+    assert "l2@0.5 PGD-2 failed and has no number: model: got NaN" in result.warnings[0]
+    assert any(flag.threat == "linf@51/255 FGSM" and "ended in an error" in flag.seen for flag in result.flags)
+    with pytest.raises(InputError, match=r"category: got l2@0.5 PGD-2, which failed: model: got NaN"):
+        result.row("l2@0.5 PGD-2")
+    page = result.save(tmp_path / "out").read_text()
+    assert "Failed: these have no number" in page
+    assert AuditResult.load(tmp_path / "out").failed == result.failed
+    # without it the others are taken over
+    before, model.seen = set(parts(tmp_path)), 0
+    again = tutelage.audit(model, eight_bits(), threats=threats[1:], state=tmp_path / "state", **options)
+    assert model.seen < 60 * 2 + 32 * 2 + 2 + 60 * 4  # sanity, clean, what the checks asked; no attack
+    assert set(parts(tmp_path)) == before
+    assert [asdict(row) for row in again.rows] == [asdict(row) for row in result.rows]
+
+
+def test_finished_threats_serve_an_audit_with_other_threats(whole, tmp_path):
+    audited(net(), tmp_path, threats=THREATS[1:], curve=False)
+    before = parts(tmp_path)
+    model = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = audited(model, tmp_path, threats=(*THREATS, "pgd-3:linf@0.16"), curve=False)
+    assert set(before) < set(parts(tmp_path))
+    same(found, audited(net(), None, threats=(*THREATS, "pgd-3:linf@0.16"), curve=False))
+    # the points of a curve are on what the smaller ones left, so that another grid has others
+    audited(net(), tmp_path)
+    same(
+        audited(net(), tmp_path, threats=(*THREATS, "pgd-3:linf@0.16")),
+        audited(net(), None, threats=(*THREATS, "pgd-3:linf@0.16")),
+    )
 
 
 def test_what_is_saved_is_equal(whole, tmp_path):

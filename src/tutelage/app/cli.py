@@ -496,7 +496,8 @@ def audit(
             factory="" if is_address(model) else model,  # an endpoint goes to workers as it is, with what it gives
             progress=progress,
         )  # fmt: skip
-        Run.create(folder, "audit", config, device)
+        if not result.failed:  # else the folder stays open for the same audit without what failed
+            Run.create(folder, "audit", config, device)
         page = result.save(folder)  # whatever happens to the edits
         if pictures and attributes:
             try:
@@ -512,6 +513,11 @@ def audit(
     for note in result.notes:
         out.print(f"note: {escape(note)}")
     out.print(f"report: {page}", soft_wrap=True)
+    if result.failed:
+        _say_error(
+            f"{', '.join(result.failed)} failed; the report says why, and what is finished is kept in {folder / 'state'}"
+        )
+        raise typer.Exit(1)
 
 
 def _sets(pairs: list[str]) -> dict[str, str]:
@@ -591,6 +597,8 @@ def audit_table(audits: dict[str, AuditResult]) -> Table:
     for category, stage in rows:
         label = category if category == "clean" else f"{natural.get(category, category)} {stage}"
         table.add_row(escape(label), *[_share(result, result.row(category, stage)) for result in audits.values()])
+    for what in dict.fromkeys(what for result in audits.values() for what in result.failed):
+        table.add_row(escape(what), *["[red]failed[/]" if what in result.failed else "" for result in audits.values()])
     return table
 
 

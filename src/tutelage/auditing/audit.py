@@ -23,7 +23,7 @@ from tutelage.auditing.flags import Flag
 from tutelage.auditing.measure import Measured, attack_set, device_of, predict
 from tutelage.auditing.result import AuditResult, AuditRow, Example, accuracy_row
 from tutelage.auditing.shift import aligned, disparity_rows, shift_rows
-from tutelage.auditing.state import State, file_name, identity
+from tutelage.auditing.state import FAILURES, State, file_name, identity, key_of
 from tutelage.core import on_ray
 from tutelage.core.checks import check_integer
 from tutelage.core.environment import environment
@@ -90,7 +90,8 @@ def audit(
     curve: also sweep eps, on at most 500 samples, if the model has gradients. force: go on although the sanity check fails.
     state: a folder for finished parts. After a kill or Ctrl-C the same call takes them over, and the result is the one of
         an audit that nobody stopped. Parts of another model, data, threat, seed, batch size, device, thread count or
-        version are not used. They stay until `auditing.state.clear_finished` (or you) removes them.
+        version are not used; those of the same threats are, whatever other threats there are. They stay until
+        `auditing.state.clear_finished` (or you) removes them.
     jobs: parts at once (batches under a threat, curves, corruptions), in worker processes with as many threads each as this
         one, so that the result is the same to the last bit; on="ray" makes them Ray tasks (`auditing.shards`). A script
         calls this below `if __name__ == "__main__":`. factory: from what `load_model` workers make the model again, if it
@@ -98,7 +99,9 @@ def audit(
 
     The sanity check comes first. It raises AuditError for outputs that are probabilities and for an accuracy that is not
     above chance, ModelChanged for a model whose buffers change, InputError for wrong shapes, ranges, labels, NaN or unknown
-    threats; before any attack. With `state`, Ctrl-C raises Interrupted and a full disk WriteError; what was finished is kept.
+    threats; before any attack. What fails later (a model with NaN under a threat, say) has no number: the rest is finished,
+    `AuditResult.failed` says why, and the status is unreliable. With `state`, Ctrl-C raises Interrupted and a full disk
+    WriteError; what was finished is kept.
     Each threat is then looked at for signs of failed attacks: `AuditResult.flags`, see `auditing.flags` and docs/flags.
     """
     start = time.monotonic()
@@ -154,10 +157,11 @@ def audit(
     sweeps: dict[str, Sweep] = {}
     examples: list[Example] = []
     cost: list[dict[str, object]] = []
+    failed: dict[str, str] = {}
     swept = swept_budgets(model, suites) if curve else {}
     about = None
     if state is not None or shared:
-        about = identity(sha256, model, images, suites, seed, batch_size, str(device_of(model)), natural.identity)
+        about = identity(sha256, model, images, suites, seed, batch_size, str(device_of(model)))
     with _kept(state, about, shared, progress) as parts:
         parts.check_model(logits)
         if handed is not None and parts.folder is not None:
@@ -168,16 +172,23 @@ def audit(
             tasks = list(shards.tasks_of(len(images), suites, swept, natural.corruptions, batch_size))
             where = f"its finished parts are in {state}" if state is not None and about else ""
             shards.compute_parts(parts, work, tasks, jobs=jobs, on=on, kept=where, progress=progress)
-        for number, suite in enumerate(suites):
-            threat, kept = _name(suite), parts.batches(suite, number)
-            measured = attack_set(model, images, kept, seed=seed, batch_size=batch_size, progress=progress)
+        for suite in suites:
+            threat, kept = _name(suite), parts.batches(suite)
+            try:
+                measured = attack_set(model, images, kept, seed=seed, batch_size=batch_size, progress=progress)
+            except FAILURES as error:
+                failed[threat] = f"{error} (batch {kept.batch + 1} of {-(-len(images) // batch_size)})"
+                continue
             # an attack never heals: what is wrong on clean data stays wrong
             rows += [accuracy_row(threat, stage, ~broken) for stage, broken in measured.stages.items()]
             rows.append(accuracy_row(threat, "worst case", ~measured.broken))
             right[threat] = ~measured.broken
-            flags += checks.threat_flags(
-                model, images, suite, threat, measured, logits.shape[1], random=random, seed=seed, batch_size=batch_size
-            )
+            try:
+                flags += checks.threat_flags(
+                    model, images, suite, threat, measured, logits.shape[1], random=random, seed=seed, batch_size=batch_size
+                )
+            except FAILURES as error:  # they search wider and longer than the threat
+                flags.append(checks.not_checked(threat, str(error), len(images)))
             cost.append(
                 {
                     "threat": threat,
@@ -188,11 +199,16 @@ def audit(
                 }
             )
             norm = suite.budget.norm
-            if norm in swept and norm not in sweeps:
-                sweeps[norm] = sweep(model, images, swept[norm], seed, batch_size, progress, parts)
+            if norm in swept and norm not in sweeps and (what := f"curve over {norm} eps") not in failed:
+                try:
+                    sweeps[norm] = sweep(model, images, swept[norm], seed, batch_size, progress, parts)
+                except FAILURES as error:
+                    failed[what] = str(error)
             examples += _examples(model, images, clean, measured, threat, suite.budget, sweeps.get(norm), batch_size)
-        changed = natural.measure(model, images, seed, batch_size, progress, parts)
-        parts.finished()
+        changed = natural.measure(model, images, seed, batch_size, progress, parts, failed)
+        if not failed:
+            parts.finished()
+    natural = natural.only(changed)
     rows += natural.rows(changed, images, clean)
     rows += _parts(images, masks, right)
     for shift, shifted in natural.shifts.items():
@@ -202,13 +218,16 @@ def audit(
         curves=[one.curve for one in sweeps.values()],
         examples=examples,
         classes=images.classes,
-        status="unreliable" if any(flag.unreliable for flag in flags) else "reliable",
-        warnings=[flag.message for flag in flags if flag.unreliable],
+        status="unreliable" if failed or any(flag.unreliable for flag in flags) else "reliable",
+        warnings=[
+            *(f"{what} failed and has no number: {reason}" for what, reason in failed.items()),
+            *(flag.message for flag in flags if flag.unreliable),
+        ],
         flags=flags,
         settings={
             "seed": seed,
             "batch_size": batch_size,
-            "threats": [_describe(suite) for suite in suites],
+            "threats": [_describe(suite) for suite in suites if _name(suite) not in failed],
             "cost": cost,
             "curve": f"PGD-20 on cross-entropy, then on the margin; at most {CURVE_SAMPLES} samples" if sweeps else "none",
             **natural.settings,
@@ -222,6 +241,7 @@ def audit(
         environment={**environment(str(device_of(model))), **({"jobs": jobs, "on": on} if shared else {})},
         seconds=time.monotonic() - start,
         predictions={under: mask.tolist() for under, mask in (right | changed).items()},
+        failed=failed,
     )
 
 
@@ -259,31 +279,54 @@ class _Natural:
     baseline: AuditResult | None
     shifts: dict[str, ImageSet]
     settings: dict[str, Any]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What its finished parts depend on, but for model, data and seed."""
-        shown = {key: value for key, value in self.settings.get("corruptions", {}).items() if key != "baseline"}
-        return {"corruptions": shown, "shifts": [[name, shifted.sha256] for name, shifted in self.shifts.items()]}
+    lost: tuple[Any, ...] = ()  # corruptions that failed
 
     def measure(
-        self, model: nn.Module, images: ImageSet, seed: int, batch_size: int, progress: Progress, parts: State
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        seed: int,
+        batch_size: int,
+        progress: Progress,
+        parts: State,
+        failed: dict[str, str],
     ) -> dict[str, Tensor]:
-        """What is right under each corruption and on each shifted set."""
+        """What is right under each corruption and on each shifted set; `failed` takes the reasons of those that failed."""
         right: dict[str, Tensor] = {}
         if self.corruptions:
             from tutelage.auditing.corruption import corrupted
 
-            right = corrupted(model, images, self.corruptions, seed=seed, batch_size=batch_size, progress=progress, parts=parts)
-        for number, (name, shifted) in enumerate(self.shifts.items()):
+            right = corrupted(
+                model, images, self.corruptions, seed=seed, batch_size=batch_size, progress=progress, parts=parts, failed=failed
+            )
+        for name, shifted in self.shifts.items():
             with progress.task(f"shifted set {name}", len(shifted)) as task:
 
                 def part(shifted: ImageSet = shifted) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     return {"right": predict(model, shifted, batch_size=batch_size).argmax(1) == shifted.labels}, {}
 
-                right[name] = parts.part(file_name(f"shift-{number}"), part)[0]["right"]
-                task.advance(len(shifted))
+                try:
+                    right[name] = parts.part(file_name(f"shift-{name}-{key_of([name, shifted.sha256])}"), part)[0]["right"]
+                    task.advance(len(shifted))
+                except FAILURES as error:
+                    failed[f"shifted set {name}"] = str(error)
         return right
+
+    def only(self, right: Mapping[str, Tensor]) -> _Natural:
+        """What of it was measured."""
+        corruptions = tuple(one for one in self.corruptions if str(one) in right)
+        shifts = {name: shifted for name, shifted in self.shifts.items() if name in right}
+        settings = dict(self.settings)
+        if corruptions:
+            settings["corruptions"] = {**settings["corruptions"], "names": [str(one) for one in corruptions]}
+        else:
+            settings.pop("corruptions", None)
+        if shifts:
+            settings["shifts"] = [one for one in settings["shifts"] if one["shift"] in shifts]
+        else:
+            settings.pop("shifts", None)
+        lost = tuple(one for one in self.corruptions if str(one) not in right)
+        return _Natural(corruptions, self.baseline, shifts, settings, lost)
 
     def rows(self, right: Mapping[str, Tensor], images: ImageSet, clean: Tensor) -> list[AuditRow]:
         rows: list[AuditRow] = []
@@ -291,6 +334,11 @@ class _Natural:
             from tutelage.auditing.corruption import corruption_rows
 
             rows = corruption_rows(right, self.corruptions, self.baseline)
+            # a mean without those that failed would be another one under the same name
+            names, families = {one.name for one in self.lost}, {one.family for one in self.lost}
+            partial = {"corruption": names, "corruption family": {*families, *(f"{f}@{s}" for f in families for s in range(6))}}
+            rows = [row for row in rows if row.name not in partial.get(row.category, set())]
+            rows = [row for row in rows if row.category != "corruptions" or not self.lost]
         for name, shifted in self.shifts.items():
             rows += shift_rows(name, right[name], shifted.labels, clean, images.labels)
         return rows
@@ -456,9 +504,7 @@ def _has_gradient(model: nn.Module, x: Tensor) -> None:
 def _above_chance(clean: Tensor, images: ImageSet, force: bool) -> list[Flag]:
     flag = checks.chance_accuracy(clean, images.labels)
     if flag is not None and not force:
-        raise AuditError(
-            f"{flag.seen}; check weights, label order, value range and normalisation (force=True or --force audits anyway)"
-        )
+        raise AuditError(f"{flag.seen}; {flag.run_next} (force=True or --force audits anyway)")
     return [] if flag is None else [flag]
 
 

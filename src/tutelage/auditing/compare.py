@@ -186,7 +186,7 @@ def compare(audits: Audits, *, baselines: Audits | None = None, scale: Scale = "
 
 def _doubted(one: AuditResult, threat: str) -> bool:
     """Whether a flag concerns this threat; audits from before the flags are doubted as a whole."""
-    return one.status != "reliable" and (not one.flags or bool(one.doubts(threat)))
+    return one.status != "reliable" and (not (one.flags or one.failed) or bool(one.doubts(threat)))
 
 
 def _check_same_data(first: str, one: AuditResult, second: str, other: AuditResult, argument: str) -> None:
@@ -214,7 +214,9 @@ def _pairs(a: AuditResult, b: AuditResult, details: bool) -> Iterator[tuple[str,
     yield "clean", "clean", _right(a, "clean"), _right(b, "clean")
     attacks = [dict(zip(one.threats, one.settings["threats"], strict=True)) for one in (a, b)]
     for threat in dict.fromkeys([*attacks[0], *attacks[1]]):
-        if not all(threat in one for one in attacks):
+        if threat in a.failed or threat in b.failed:
+            yield f"{threat}: it failed in one of the audits"
+        elif not all(threat in one for one in attacks):
             yield f"{threat}: only one of the audits has it"
         elif attacks[0][threat] != attacks[1][threat]:
             yield f"{threat}: the attacks had other settings"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tutelage.auditing.measure import device_of
 from tutelage.auditing.result import AuditResult, AuditRow, accuracy_row, mean_row
-from tutelage.auditing.state import State, file_name
+from tutelage.auditing.state import FAILURES, State, file_name, key_of
 from tutelage.core.errors import InputError
 from tutelage.core.progress import Progress
 from tutelage.core.rng import generator
@@ -80,8 +80,8 @@ def describe(corruptions: Sequence[Corruption]) -> dict[str, Any]:
 
 def piece_names(corruption: Corruption, n: int, batch_size: int) -> list[str]:
     """What the parts of a corruption of n images are called, each of up to PART images in whole batches."""
-    count = -(-n // _step(batch_size))
-    return [file_name(f"corruption-{corruption.name}-{corruption.severity}-{number:06d}") for number in range(count)]
+    count, key = -(-n // _step(batch_size)), key_of(describe([corruption]))
+    return [file_name(f"corruption-{corruption.name}-{corruption.severity}-{key}-{number:06d}") for number in range(count)]
 
 
 def _step(batch_size: int) -> int:
@@ -97,10 +97,12 @@ def corrupted(
     batch_size: int,
     progress: Progress,
     parts: State,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Tensor]:
     """What of N images stays right under each corruption: "fog@3" -> (N,) bool, on the CPU.
 
-    The noise of an image depends on `seed` and its position only. Finished parts of `parts` are taken over.
+    The noise of an image depends on `seed` and its position only. Finished parts of `parts` are taken over. failed: takes the
+    reasons of those that failed, "corruption fog@3" -> reason, and the others go on; without it they are raised.
     """
     device, n = device_of(model), len(images)
     seeds = torch.randint(2**48, (n,), generator=generator(seed, "corruptions"))
@@ -123,9 +125,16 @@ def corrupted(
                         right.append(logits.argmax(1).cpu() == y)
                     return {"right": torch.cat(right)}, {}
 
-                pieces.append(parts.part(place, piece)[0]["right"])
+                try:
+                    pieces.append(parts.part(place, piece)[0]["right"])
+                except FAILURES as error:
+                    if failed is None:
+                        raise
+                    failed[f"corruption {corruption}"] = str(error)
+                    break
                 task.advance(stop - start)
-            found[str(corruption)] = torch.cat(pieces)
+            else:
+                found[str(corruption)] = torch.cat(pieces)
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.auditing.measure import attack_set, predict
 from tutelage.auditing.result import Curve, accuracy_row
-from tutelage.auditing.state import State, file_name
+from tutelage.auditing.state import State, file_name, key_of
 from tutelage.core.progress import Progress
 from tutelage.core.rng import generator
 from tutelage.data.images import ImageSet
@@ -48,9 +48,14 @@ def grid_of(budgets: Sequence[Budget]) -> list[float]:
     return sorted({round(float(budget.eps) * factor, 12) for budget in budgets for factor in CURVE_FACTORS})
 
 
-def point_name(norm: str, eps: float) -> str:
-    """What the point at `eps` is called among the parts of an audit."""
-    return file_name(f"curve-{norm}-{eps!r}")
+def point_names(budgets: Sequence[Budget]) -> list[str]:
+    """What the points of the curve through these budgets are called among the parts of an audit.
+
+    A point is on what the smaller ones left: it is another where they are others.
+    """
+    grid = grid_of(budgets)
+    key = key_of([type(budgets[0]).__qualname__, grid])
+    return [file_name(f"curve-{budgets[0].norm}-{eps!r}-{key}") for eps in grid]
 
 
 def sweep(
@@ -76,7 +81,7 @@ def sweep(
     breaks_at = torch.where(broken, 0.0, torch.inf)
     eps_grid, shares = [0.0], [accuracy_row("", "", ~broken)]
     with progress.task(f"curve over {norm} eps", len(grid)) as task:
-        for eps in grid:
+        for eps, place in zip(grid, point_names(budgets), strict=True):
             budget = replace(budgets[0], eps=eps)
             attacks = Suite(budget, (("CE", PGD(budget)), ("margin", PGD(budget, objective=margin))))
             left = (~broken).nonzero().squeeze(1)
@@ -86,7 +91,7 @@ def sweep(
                     found = attack_set(model, part.take(left), attacks, seed=seed, batch_size=batch_size)
                     return {"left": left, "broken": found.broken}, {}
 
-                found, _ = parts.part(point_name(norm, eps), point)
+                found, _ = parts.part(place, point)
                 hit = found["left"][found["broken"]]
                 broken[hit] = True
                 breaks_at[hit] = eps

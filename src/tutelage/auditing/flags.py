@@ -413,6 +413,18 @@ def said_by_attacks(threat: str, warnings: Sequence[str], n: int) -> Flag | None
     return Flag("attack-warning", seen, n, "the attack itself says that something is wrong", "an attack that does not", threat)
 
 
+def not_checked(threat: str, reason: str, n: int) -> Flag:
+    """The checks of a threat ended in an error."""
+    return Flag(
+        "attack-warning",
+        f"the search for signs of failed attacks ended in an error ({reason})",
+        n,
+        "nobody knows whether the attacks of this threat failed",
+        "the audit of a model with finite logits on all inputs in the range",
+        threat,
+    )
+
+
 def threat_flags(
     model: nn.Module,
     images: ImageSet,

@@ -107,6 +107,8 @@ def _outcome(result: AuditResult) -> str:
         names = {name.partition("@")[0] for name in result.settings["corruptions"]["names"]}
         what = next(iter(names)) if len(names) == 1 else f"{len(names)} common corruptions"
         text += f" Under {what}, {share(mean)} stay right on average."
+    if result.failed:
+        text += f" No number is there of what failed: {', '.join(result.failed)}."
     for row in (r for r in result.rows if r.category == "shift"):
         text += f" On the shifted set {row.name}, {share(row)} are right."
     if (drop := find(result, "attributes", "average")) is not None:
@@ -120,10 +122,16 @@ def unreliable_notices(result: AuditResult, name: str = "") -> list[Notice]:
     if result.status == "reliable":
         return []
     seen = [f for f in result.flags if f.unreliable]  # none in audits of earlier versions, whose warnings say all
-    which = "the marked numbers" if seen else "these numbers"
-    title = f"{result.status.capitalize()}: do not rely on {which}{f' ({name})' if name else ''}"
-    items = [f"{f'{f.threat}: ' if f.threat else ''}{f.seen}. Run next: {f.run_next}." for f in seen]
-    return [Notice(title, items or result.warnings, "bad")]
+    whose = f" ({name})" if name else ""
+    notices = []
+    if result.failed:
+        reasons = [f"{what}: {reason}." for what, reason in result.failed.items()]
+        notices.append(Notice(f"Failed: these have no number{whose}", reasons, "bad"))
+    if seen or not notices:
+        which = "the marked numbers" if seen else "these numbers"
+        items = [f"{f'{f.threat}: ' if f.threat else ''}{f.seen}. Run next: {f.run_next}." for f in seen]
+        notices.append(Notice(f"{result.status.capitalize()}: do not rely on {which}{whose}", items or result.warnings, "bad"))
+    return notices
 
 
 # ---------------------------------------------------------------------------------------------------- several models

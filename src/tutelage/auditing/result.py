@@ -89,6 +89,7 @@ class AuditResult:
     status as it is. settings: seed, batch size, attacks and their cost in samples passed. model: class name, parameters,
     SHA-256 of the weights. data: name, n, classes, SHA-256. predictions: what was right, sample by sample: "clean", and under
     each threat, corruption ("fog@3") and shifted set. attributes: what edits of attributes cost, see `with_attributes`.
+    failed: what was asked for and ended in an error, with its reason; it has no rows.
     """
 
     rows: list[AuditRow]
@@ -105,6 +106,7 @@ class AuditResult:
     predictions: dict[str, list[bool]] = field(default_factory=dict)
     flags: list[Flag] = field(default_factory=list)
     attributes: AttributeReport | None = None
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def clean_accuracy(self) -> float:
@@ -113,6 +115,8 @@ class AuditResult:
     def row(self, category: str, name: str | None = None) -> AuditRow:
         """The row of a category; of a threat without a name, its worst case."""
         found = [r for r in self.rows if r.category == category and (name is None or r.name == name)]
+        if category in self.failed:
+            raise InputError("category", f"{category}, which failed: {self.failed[category]}", "one with a number")
         if not found:
             raise InputError("category", category, f"one of {', '.join(dict.fromkeys(r.category for r in self.rows))}")
         return found[-1]

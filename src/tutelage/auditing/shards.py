@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.auditing.buffers import KeptBuffers
-from tutelage.auditing.curve import grid_of, point_name, sweep, swept_budgets
+from tutelage.auditing.curve import point_names, sweep, swept_budgets
 from tutelage.auditing.measure import device_of, noise_seeds
-from tutelage.auditing.state import KeptSuite, State, place_of
+from tutelage.auditing.state import FAILURES, KeptSuite, State, place_of
 from tutelage.core import on_ray
 from tutelage.core.errors import InputError, TutelageError
 from tutelage.core.progress import QUIET, Progress
@@ -156,7 +156,7 @@ class Work:
             suite, device = suites[task.number], device_of(model)
             rows = slice(task.batch * batch_size, (task.batch + 1) * batch_size)
             x, y = images[rows]
-            kept = KeptSuite(suite, state, place_of(suite, task.number), task.batch)
+            kept = KeptSuite(suite, state, place_of(suite), task.batch)
             kept.run_seeded(model, x.to(device), y.to(device), noise_seeds(len(images), seed)[rows])
         elif task.kind == "curve":
             sweep(model, images, swept_budgets(model, suites)[task.norm], seed, batch_size, QUIET, state)
@@ -168,8 +168,13 @@ class Work:
 
 
 def do(work: Work, task: Task) -> str:
-    """In a worker: one task, and what it is called."""
-    work.do(task)
+    """In a worker: one task, and what it is called.
+
+    A task that fails leaves no part: the audit comes to the same failure by itself, and tells of it.
+    """
+    work.taken  # noqa: B018  what cannot be taken up at all is raised
+    with suppress(*FAILURES):
+        work.do(task)
     return task.label
 
 
@@ -178,10 +183,10 @@ def tasks_of(
 ) -> Iterator[Task]:
     """Every task of an audit of n images, the long ones first. swept: see `swept_budgets`; empty for no curves."""
     for norm, budgets in swept.items():
-        yield Task("curve", 0, tuple(point_name(norm, eps) for eps in grid_of(budgets)), norm=norm)
+        yield Task("curve", 0, tuple(point_names(budgets)), norm=norm)
     for number, suite in enumerate(suites):
         for batch in range(-(-n // batch_size)):
-            yield Task("batch", number, (f"{place_of(suite, number)}-{batch:06d}",), batch)
+            yield Task("batch", number, (f"{place_of(suite)}-{batch:06d}",), batch)
     if corruptions:
         from tutelage.auditing.corruption import piece_names
 
@@ -195,7 +200,7 @@ def compute_parts(
     """Do the tasks whose parts are not in `parts` yet, `jobs` at once.
 
     kept: what the user is told of the parts if a worker is killed. A task's error is raised here; Ctrl-C is left to the
-    caller, after the workers have ended.
+    caller, after the workers have ended. What makes a task alone fail (FAILURES) is not.
     """
     open_ones = [task for task in tasks if not task.is_finished(parts)]
     if not open_ones:

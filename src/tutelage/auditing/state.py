@@ -1,13 +1,14 @@
 """The finished parts of an audit on disk: a kill costs one batch, and the same call goes on from there.
 
-    folder/0f3a…/state.json                 what the parts belong to: model, data, threats, seed, batch size, machine, code
+    folder/0f3a…/state.json                 what the parts belong to: model, data, seed, batch size, machine, code
     folder/0f3a…/clean.safetensors          logits on the clean images, by which the same model is recognised
-    folder/0f3a…/0-linf-8-255-000003.safetensors    one batch under a threat, or one point of a curve
-    folder/0f3a…/corruption-fog-3-000000.safetensors    what is right of up to 4,096 images under one corruption
+    folder/0f3a…/linf-8-255-5d1c8a02-000003.safetensors    one batch under a threat, or one point of a curve
+    folder/0f3a…/corruption-fog-3-77e0b1f4-000000.safetensors    what is right of up to 4,096 images under one corruption
 
-The name of the inner folder is the hash of state.json, so parts of another audit are never mixed in. Each part is one file,
-written whole or not at all, with a hash over its content. The parts of a threat hold its adversarial inputs, so they are as
-large as the images in float32. They stay when the audit has ended, because its result is not saved yet; `clear_finished`
+The name of the inner folder is the hash of state.json, and that of a part has a hash of its own threat or corruption. So parts
+of something else are never mixed in, and an audit with another list of threats takes over those that are the same. Each part is
+one file, written whole or not at all, with a hash over its content. The parts of a threat hold its adversarial inputs, so they
+are as large as the images in float32. They stay when the audit has ended, because its result is not saved yet; `clear_finished`
 removes them.
 """
 
@@ -17,7 +18,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cache
@@ -32,15 +33,16 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from tutelage.core.environment import environment
-from tutelage.core.errors import InputError
+from tutelage.core.errors import AttackError, InputError
 from tutelage.core.files import canonical_json, locked, sha256_file, sha256_tensors, sha256_text, write_atomic, write_json
 from tutelage.core.progress import QUIET, Progress
 from tutelage.data.images import ImageSet
 from tutelage.threats.budgets import Budget
 from tutelage.threats.suite import Stage, Suite, SuiteResult
 
-FORMAT = "tutelage-audit-state-1"
+FORMAT = "tutelage-audit-state-2"
 FINISHED = "finished.json"
+FAILURES = (InputError, AttackError)  # of a threat, a corruption, a curve: the others go on
 # whatever these hold decides what a part is; a part of other code is not used
 CODE = ("threats/*.py", "threats/corruptions/*.py", "auditing/audit.py", "auditing/corruption.py", "auditing/curve.py",
         "auditing/measure.py", "auditing/shards.py", "auditing/state.py", "core/rng.py", "data/images.py", "models/checks.py",
@@ -55,14 +57,12 @@ def identity(
     seed: int,
     batch_size: int,
     device: str,
-    natural: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """All that the parts of an audit depend on, by name; None if a threat uses a function that has no name.
+    """All that every part of an audit depends on, by name; None if a threat uses a function that has no name.
 
-    natural: what is asked about corruptions and shifted sets.
+    What only some depend on, a threat, a corruption, a shifted set, is in their names.
     """
-    described = [_describe(suite) for suite in suites]
-    if None in described:
+    if any(_describe(suite) is None for suite in suites):
         return None
     here = environment(device)
     structure = re.sub(r" at 0x[0-9a-f]+", "", f"{type(model).__module__}.{type(model).__qualname__} {model!r}")
@@ -70,8 +70,6 @@ def identity(
         "format": FORMAT,
         "model": sha256_text(f"{model_sha256} {structure}"),
         "data": images.sha256,
-        "threats": described,
-        **natural,
         "seed": seed,
         "batch size": batch_size,
         "device": f"{here['device']} {here['device_name']}",
@@ -102,6 +100,7 @@ class State:
         if (self.own / "state.json").is_file():
             for litter in self.own.glob(".*"):  # what a killed writer left
                 litter.unlink(missing_ok=True)
+            (self.own / FINISHED).unlink(missing_ok=True)  # it may hold parts of other threats; this audit has not ended
         else:
             self._tell_of_others()
             write_json(self.own / "state.json", self.about)
@@ -151,9 +150,9 @@ class State:
         part = self._read(name) if self.own is not None else None
         return None if part is None else part[0]
 
-    def batches(self, suite: Suite, number: int) -> Suite | KeptSuite:
-        """`suite`, the threat of that number, with its finished batches taken over."""
-        return suite if self.own is None else KeptSuite(suite, self, place_of(suite, number))
+    def batches(self, suite: Suite) -> KeptSuite:
+        """`suite` with its finished batches taken over."""
+        return KeptSuite(suite, self, place_of(suite))
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         assert self.own is not None
@@ -196,7 +195,7 @@ class State:
 
 @dataclass
 class KeptSuite:
-    """A suite over the batches of one set, in order: what is kept of a batch is taken over."""
+    """A suite over the batches of one set, in order: what is kept of a batch is taken over. batch: the number of the next."""
 
     suite: Suite
     state: State
@@ -251,9 +250,14 @@ def clear_finished(folder: Path | str) -> None:
         folder.rmdir()
 
 
-def place_of(suite: Suite, number: int) -> str:
-    """How the names of the parts of `suite`, the threat of that number, begin."""
-    return file_name(f"{number}-{suite.name}")
+def place_of(suite: Suite) -> str:
+    """How the names of the parts of `suite` begin."""
+    return file_name(f"{suite.name}-{key_of(_describe(suite))}")
+
+
+def key_of(value: Any) -> str:
+    """A short hash of a JSON value: what tells parts apart whose names are the same."""
+    return sha256_text(canonical_json(value))[:8]
 
 
 def file_name(text: str) -> str:

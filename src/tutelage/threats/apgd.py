@@ -172,7 +172,7 @@ class APGD(PGD):
                     found.warnings.append(f"the gradient is zero for {share:.0%} of the samples")
             found.forward += len(grad) * (1 if k == steps else self.eot)
             if not bool(torch.isfinite(loss).all()):
-                raise InputError("model", "NaN or infinity inside the budget", "finite logits and a finite objective")
+                raise InputError("model", f"NaN or infinity inside the budget, in {self.name}", "finite logits and objective")
             climb.see(loss, grad)
             if final:
                 broken = self.accept(logits, batch)

@@ -266,7 +266,7 @@ class PGD(Attack):
             found.forward += len(active) * (1 if last else self.eot)
             broken = _one_each("accept", self.accept(logits, part), len(active))
             if not bool(torch.isfinite(loss).all()):
-                raise InputError("model", "NaN or infinity inside the budget", "finite logits and a finite objective")
+                raise InputError("model", f"NaN or infinity inside the budget, in {self.name}", "finite logits and objective")
             keep(found, active, x_adv, loss, broken)
             if last:
                 return

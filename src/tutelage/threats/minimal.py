@@ -110,7 +110,7 @@ class FMN(Attack):
             if k == 1 and first and (share := share_of_zeros(grad)) > 0.05:
                 found.warnings.append(f"the gradient is zero for {share:.0%} of the samples")
             if not bool(torch.isfinite(gain).all()):
-                raise InputError("model", "NaN or infinity inside the budget", "finite logits and a finite objective")
+                raise InputError("model", f"NaN or infinity inside the budget, in {self.name}", "finite logits and objective")
             broken = self.accept(logits, part)
             search.see(x, broken, self.budget)
             if not last:

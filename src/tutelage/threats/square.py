@@ -89,7 +89,7 @@ class Square(Attack):
             loss, broken = self.objective(logits, part), self.accept(logits, part)
             found.forward += len(x)
             if not bool(torch.isfinite(loss).all()):
-                raise InputError("model", "NaN or infinity inside the budget", "finite logits and a finite objective")
+                raise InputError("model", f"NaN or infinity inside the budget, in {self.name}", "finite logits and objective")
             keep(found, active, x_adv, loss, broken)
             better = loss > highest
             best = torch.where(better[:, None, None, None], tried, best)
