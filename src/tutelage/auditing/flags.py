@@ -178,12 +178,14 @@ def chance_accuracy(right: Tensor, labels: Tensor) -> Flag | None:
     chance = float(labels.bincount().max()) / n
     if wilson(hits, n).lo > chance or (hits == n and n > 1):
         return None
+    above = hits / n > chance
     return Flag(
         "chance-accuracy",
-        f"clean accuracy {hits / n:.1%} on {n} samples is not above {chance:.1%}, what always naming the largest class gives",
+        f"clean accuracy, right on {of(hits, n)}, is not above {100 * chance:.1f} %{' beyond chance' if above else ''}; that "
+        "is what always naming the largest class gives",
         n,
         "whatever is measured on top of it means nothing",
-        "check weights, label order, value range and normalisation, then the same audit",
+        f"{'more images; or ' if above else ''}check weights, label order, value range and normalisation, then the same audit",
     )
 
 
