@@ -78,6 +78,37 @@ def audited(model: nn.Module, threat: Any = None, images: ImageSet | None = None
     )
 
 
+def test_gradients_that_nobody_used_are_flagged_unless_another_threat_did():
+    square, fgsm = Suite(Linf(0.08), (("Square", Square(Linf(0.08), queries=2)),)), FGSM(Linf(0.08))
+    alone = audited(Net(), square)
+    (flag,) = [one for one in alone.flags if one.slug == "gradients-not-used"]
+    assert (flag.unreliable, flag.run_next, alone.status) == (True, "linf@0.08 (the standard suite)", "unreliable")
+    assert "gradients-not-used" in slugs(audited(Net(), "decision-5:l2@0.1"))
+    # of another eps they say nothing of this one
+    assert "gradients-not-used" in slugs(audited(Net(), threats=[square, "pgd-2:linf@0.07"]))
+    both = audited(Net(), threats=[square, PGD(Linf(0.08), steps=10)])
+    assert not {"gradients-not-used", "one-step"} & {one.slug for one in both.flags}
+    (note,) = [one for one in audited(Net(), fgsm).flags if one.slug == "one-step"]
+    assert not note.unreliable
+    assert "one-step" not in {one.slug for one in audited(Net(), threats=[fgsm, PGD(Linf(0.08), steps=10)]).flags}
+    x, y = data()[:]
+    black_box = from_sklearn(RidgeClassifier().fit(x.flatten(1).numpy(), y.numpy()))
+    assert not {"gradients-not-used", "one-step"} & {one.slug for one in audited(black_box, square).flags}
+
+
+def test_an_accuracy_above_chance_that_may_be_chance_is_told_with_its_interval():
+    labels = (torch.arange(100) >= 26).long() + (torch.arange(100) >= 50).long() + (torch.arange(100) >= 75).long()
+    above = flags.chance_accuracy(torch.arange(100) < 32, labels)
+    assert above is not None
+    assert "right on 32 of 100 samples (32.0 % [23.7, 41.7]), is not above 26.0 % beyond chance" in above.seen
+    assert above.run_next.startswith("more images; or check weights")
+    below = flags.chance_accuracy(torch.arange(100) < 20, labels)
+    assert below is not None
+    assert "is not above 26.0 %; that is what" in below.seen
+    assert below.run_next.startswith("check weights")
+    assert flags.chance_accuracy(torch.arange(100) < 40, labels) is None
+
+
 def slugs(result: AuditResult) -> set[str]:
     return {flag.slug for flag in result.flags if flag.unreliable}
 

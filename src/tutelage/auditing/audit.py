@@ -185,8 +185,9 @@ def audit(
             right[threat] = ~measured.broken
             try:
                 flags += checks.threat_flags(
-                    model, images, suite, threat, measured, logits.shape[1], random=random, seed=seed, batch_size=batch_size
-                )
+                    model, images, suite, threat, measured, logits.shape[1], suites=suites, random=random, seed=seed,
+                    batch_size=batch_size,
+                )  # fmt: skip
             except FAILURES as error:  # they search wider and longer than the threat
                 flags.append(checks.not_checked(threat, str(error), len(images)))
             cost.append(

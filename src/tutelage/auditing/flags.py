@@ -406,6 +406,53 @@ def black_box_only(model: nn.Module, suite: Suite, threat: str, n: int) -> Flag 
     )
 
 
+def gradients_not_used(model: nn.Module, images: ImageSet, suite: Suite, threat: str, suites: Sequence[Suite]) -> Flag | None:
+    """The model gives gradients, and no attack of the audit used them within this budget.
+
+    suites: all of the audit. Only in norms that have a standard suite.
+    """
+    if type(suite.budget) not in (Linf, L2, L1) or _searched(suite, suites) or not _has_gradient(model, images):
+        return None
+    return Flag(
+        "gradients-not-used",
+        f"the model gives gradients, and all {len(images)} samples were attacked without them",
+        len(images),
+        "search without gradients finds much less, so that this is no worst case",
+        f"{suite.budget} (the standard suite)",
+        threat,
+    )
+
+
+def one_step(suite: Suite, threat: str, suites: Sequence[Suite], n: int) -> Flag | None:
+    """All that searched within this budget is one step along the gradient: a note; `not_saturated` looks at what it left."""
+    searches = _searched(suite, suites)
+    if type(suite.budget) not in (Linf, L2, L1) or not searches or any(getattr(one, "steps", 0) != 1 for one in searches):
+        return None
+    return Flag(
+        "one-step",
+        f"all {n} samples were attacked with one step along the gradient",
+        n,
+        "one step is no worst case: several break more of most models",
+        f"{suite.budget} (the standard suite)",
+        threat,
+        unreliable=False,
+    )
+
+
+def _has_gradient(model: nn.Module, images: ImageSet) -> bool:
+    """Whether the logits depend on the input for autograd."""
+    if not is_differentiable(model):
+        return False
+    x, _ = images[:1]
+    with torch.enable_grad(), evaluating(model):
+        return bool(model(x.to(device_of(model)).requires_grad_()).requires_grad)
+
+
+def _searched(suite: Suite, suites: Sequence[Suite]) -> list[Any]:
+    """The attacks with gradients within the budget of a suite, of all suites."""
+    return [attack for one in (suite, *suites) if one.budget == suite.budget for attack in gradient_attacks(one)]
+
+
 def said_by_attacks(threat: str, warnings: Sequence[str], n: int) -> Flag | None:
     """What attacks themselves warned of, batch by batch, but for zero gradients, which are looked at on their own."""
     others = [warning for warning in warnings if "the gradient is zero for" not in warning]
@@ -435,15 +482,20 @@ def threat_flags(
     measured: Measured,
     outputs: int,
     *,
+    suites: Sequence[Suite] = (),
     random: bool = False,
     seed: int = 0,
     batch_size: int = 256,
 ) -> list[Flag]:
-    """All flags of one threat. random: of a random model, whose differences are luck, only gradients are looked at."""
+    """All flags of one threat. suites: all of the audit. random: of a random model, whose differences are luck,
+    only gradients are looked at.
+    """
     n = len(images)
     found = [
         fewer_classes(suite, threat, outputs, n),
         black_box_only(model, suite, threat, n),
+        gradients_not_used(model, images, suite, threat, suites),
+        one_step(suite, threat, suites, n),
         said_by_attacks(threat, measured.warnings, n),
     ]
     if not random and measured.stages:
