@@ -71,6 +71,8 @@ def test_rows_and_pictures_are_in_the_same_report(place, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "drop by size-5-percent" in shown
     assert "drop, average" in shown
+    assert "accuracy in per cent; drop in points [95 % interval]" in " ".join(shown.split())
+    assert shown.count("linf@0.02") == 1  # one attack: it is its own worst case
     about = json.loads((place / "out" / "audit.json").read_text())
     rows = {row["name"]: row for row in about["rows"] if row["category"] == "attribute"}
     assert len(rows) == 11

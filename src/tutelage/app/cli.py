@@ -584,9 +584,7 @@ def doctor() -> None:
 
 def audit_table(audits: dict[str, AuditResult]) -> Table:
     """(clean, each attack of each threat) x models, with 95 % intervals."""
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", caption="accuracy in per cent [95 % interval]", caption_justify="left"
-    )
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     table.add_column("")
     for name in audits:
         table.add_column(escape(name), justify="right", overflow="fold")
@@ -594,9 +592,19 @@ def audit_table(audits: dict[str, AuditResult]) -> Table:
     shown = [*first.threats, "corruption family", "corruptions", "shift", "attribute", "attributes"]
     natural = {"corruption family": "corruptions", "shift": "shifted set", "attribute": "drop by", "attributes": "drop,"}
     rows = [("clean", "clean")] + [(t, r.name) for t in shown for r in first.rows if r.category == t and _whole(r)]
+    single = {threat for threat in first.threats if sum(row.category == threat for row in first.rows) == 2}
+    told = {"accuracy in per cent": True, "drop in points": "attributes" in {category for category, _ in rows}}
     for category, stage in rows:
+        if category in single and stage != "worst case":
+            continue  # of a threat of one attack, whose name it has, it is the same
         label = category if category == "clean" else f"{natural.get(category, category)} {stage}"
+        if category in single:
+            label = category
+        if stage == "mCE":
+            baseline, label = first.settings["corruptions"]["baseline"], "mCE"
+            told[f"mCE in per cent of the errors of {baseline['name']}, weights {baseline['sha256'][:8]}"] = True
         table.add_row(escape(label), *[_share(result, result.row(category, stage)) for result in audits.values()])
+    table.caption = escape(f"{'; '.join(words for words, is_there in told.items() if is_there)} [95 % interval]")
     for what in dict.fromkeys(what for result in audits.values() for what in result.failed):
         table.add_row(escape(what), *["[red]failed[/]" if what in result.failed else "" for result in audits.values()])
     return table

@@ -37,7 +37,8 @@ def corruption_blocks(result: AuditResult) -> list[Block]:
     if (score := find(result, "corruptions", "mCE")) is not None:
         blocks.append(
             Text([
-                f"Mean corruption error: {share(score)} of the errors of {score.under} on the same corrupted images "
+                f"Mean corruption error: {share(score)} of the errors of {score.under}, weights "
+                f"{about['baseline']['sha256'][:8]}, on the same corrupted images "
                 "(100 % is as many; Hendrycks and Dietterich 2019)."
             ])
         )  # fmt: skip
