@@ -13,6 +13,7 @@ from audits import THREAT, audited
 from test_report import EVIL, page_of
 
 from tutelage.auditing import AuditResult
+from tutelage.auditing.attributes import AttributeReport
 from tutelage.auditing.compare import compare
 from tutelage.auditing.flags import Flag
 from tutelage.core.errors import InputError, MissingError
@@ -175,6 +176,12 @@ def test_what_was_not_measured_alike_is_left_out_and_named():
     ]
     other_seed = replace(plain, settings={**plain.settings, "seed": 1})
     assert "different seeds" in compare({"d": plain, "e": other_seed}).notes[0]
+
+
+def test_edits_of_attributes_are_named_as_left_out():
+    edited = AttributeReport([], 0.0, (0.0, 0.0), (), {}, {}, {})
+    found = compare({"a": audited("a", FIRST), "b": replace(audited("b", SECOND), attributes=edited)})
+    assert found.left_out == ["b: edits of attributes: the answers to edited pictures are not kept, so they cannot be paired"]
 
 
 def test_an_unreliable_audit_wins_nothing_under_threats():

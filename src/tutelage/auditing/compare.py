@@ -231,6 +231,8 @@ def _pairs(a: AuditResult, b: AuditResult, details: bool) -> Iterator[tuple[str,
             yield f"shifted set {shift}: it held other images"
         else:
             yield "shift", shift, _right(a, shift), _right(b, shift)
+    if a.attributes is not None or b.attributes is not None:
+        yield "edits of attributes: the answers to edited pictures are not kept, so they cannot be paired"
 
 
 def _corruption_pairs(a: AuditResult, b: AuditResult, details: bool) -> Iterator[tuple[str, str, Values, Values] | str]:
