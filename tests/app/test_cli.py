@@ -209,7 +209,7 @@ def test_a_model_that_is_at_chance_is_stopped(place, monkeypatch, capsys):
     command = [a for a in AUDIT if a not in ("--weights", "net.safetensors")]
     torch.manual_seed(1)
     assert run(command) == 2
-    assert "not above 10.0%" in capsys.readouterr().err
+    assert "not above 10.0 %" in capsys.readouterr().err
 
 
 def test_list_show_and_doctor(capsys):

@@ -189,7 +189,7 @@ def test_a_limit_on_the_size_of_files(place: Path) -> None:
     """RLIMIT_FSIZE binds every user; the system refuses the write in the middle of the audit."""
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
 
     process = started([*COMMAND, "--out", "out"], place, preexec_fn=limit, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     _, error = process.communicate(timeout=120)

@@ -130,7 +130,7 @@ def test_the_numbers_are_those_of_the_rows(result: AuditResult, tmp_path: Path) 
         "weakest",
     ):
         assert said in page.text
-    assert page.count("table") == page.count("caption") == 7
+    assert page.count("table") == page.count("caption") == 8
     assert page.count("svg") == len(result.curves) == 2
     for threat in THREATS:
         assert f'"{threat}"' in page.text  # how to run it again
@@ -255,7 +255,7 @@ def test_many_classes_scroll_in_their_own_box(result: AuditResult, tmp_path: Pat
     shown = replace(result, rows=[r for r in result.rows if r.category not in ("class", "slice")] + rows)
     page = page_of(write_report(tmp_path / "page.html", {"m": shown}))
     assert page.count("div", **{"class": "scroll tall"}) == 1
-    assert page.count("span", **{"class": "tag"}) == len(unders)  # the weakest class of each column
+    assert page.count("span", **{"class": "tag"}) == len(unders) + 1  # the weakest class of each column; the note on FGSM
 
 
 def test_a_figure_is_inline_follows_the_style_and_has_its_own_ids() -> None:

@@ -110,8 +110,9 @@ def test_the_finished_sets_are_kept(tmp_path: Path):
     found = tutelage.audit(again, data, shifts=shifts, state=tmp_path)
     assert found.rows == expected.rows
     assert again.seen == first.seen - 8
-    with pytest.warns(UserWarning, match="other shifts"):
-        tutelage.audit(Bright(), data, shifts={"new": images([0, 1] * 5, ("dark", "bright"))}, state=tmp_path)
+    third = Bright()
+    tutelage.audit(third, data, shifts={"new": images([0, 1] * 5, ("dark", "bright"))}, state=tmp_path)
+    assert third.seen == first.seen - 8 + 10  # another set of that name is seen anew
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,7 @@ AUDIT = {
     ),
     "model with too few classes": Case(lambda u: audited(u, Net(2)), "label", "2", "labels from 0 to 1"),
     "model at chance": Case(
-        lambda u: audited(u, Returns(lambda z: z * 0), force=False), "clean accuracy", "33.3%", "check weights", AuditError
+        lambda u: audited(u, Returns(lambda z: z * 0), force=False), "clean accuracy", "33.3 %", "check weights", AuditError
     ),
     "data: nothing": Case(lambda u: audited(u, data=7), "data", "int", "a path, an ImageSet"),
     "data: no such path": Case(lambda u: audited(u, data=u.folder / "absent"), "data", "absent", "", MissingError),
