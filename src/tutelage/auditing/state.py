@@ -122,7 +122,7 @@ class State:
         if kept is not None:
             if torch.allclose(kept[0]["logits"], logits, rtol=1e-4, atol=1e-4):
                 parts = len(list(self.own.glob("*.safetensors"))) - 1
-                self.progress.print(f"going on from {self.own}: {parts} parts are finished")
+                self.progress.print(f"going on from {self.own}: {parts} {'part is' if parts == 1 else 'parts are'} finished")
                 return
             warnings.warn(f"{self.own}: the model gives other logits than it gave then; the audit starts anew", stacklevel=3)
         for part in self.own.glob("*.safetensors"):
