@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +95,9 @@ def comparison_table(comparison: Comparison, model: str) -> Table:
         caption="accuracy in per cent, differences in points [95 % interval]; p and verdict adjusted for all rows (Holm)",
     )  # fmt: skip
     table.add_column("on")
-    for column in ("n", comparison.reference, model, "difference", "p"):
+    # a model's name, my.py:build (folder), breaks at its parts and not in a word
+    reference, this = (re.sub(r"(?<=[:/])(?=.)| (?=\()", "\n", name) for name in (comparison.reference, model))
+    for column in ("n", reference, this, "difference", "p"):
         table.add_column(escape(column), justify="right", overflow="fold")
     table.add_column("verdict", no_wrap=True)
     for row in comparison.of(model):
