@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shlex
@@ -10,8 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tutelage.app.cli import run
+from tutelage.app.compare_commands import comparison_table
+from tutelage.auditing.compare import Comparison, Difference
 
 BLOCK = re.compile(r"```(\w+)([^\n]*)\n(.*?)```", flags=re.S)
 
@@ -77,6 +81,16 @@ def test_models_of_one_name_are_told_apart_by_their_folders(place: Path, monkeyp
     models = json.loads((place / "named" / "compare.json").read_text())["models"]
     assert [one["model"] for one in models] == ["one (one)", "one (three)"]
     assert "one (three)" in capsys.readouterr().out
+
+
+def test_a_models_name_breaks_at_its_parts_and_not_in_a_word():
+    clean = Difference("my_models.py:build (two)", "clean", "clean", 10, 0.5, 0.6, 0.1, (0, 0.2), "newcombe-paired", 1, 2, 0.5)
+    comparison = Comparison({}, "my_models.py:build (one)", [clean], [], [], [])
+    lines = io.StringIO()
+    Console(file=lines, width=80).print(comparison_table(comparison, clean.model))
+    header = lines.getvalue().partition("clean images")[0].split()
+    for part in ("my_models.py:", "build", "(one)", "(two)"):
+        assert part in header
 
 
 def test_effective_robustness_on_the_command_line(place: Path, monkeypatch, capsys):

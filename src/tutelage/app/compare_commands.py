@@ -98,7 +98,8 @@ def comparison_table(comparison: Comparison, model: str) -> Table:
     # a model's name, my.py:build (folder), breaks at its parts and not in a word
     reference, this = (re.sub(r"(?<=[:/])(?=.)| (?=\()", "\n", name) for name in (comparison.reference, model))
     for column in ("n", reference, this, "difference", "p"):
-        table.add_column(escape(column), justify="right", overflow="fold")
+        longest = max(map(len, column.split()), default=0)
+        table.add_column(escape(column), justify="right", overflow="fold", min_width=min(longest, 16))
     table.add_column("verdict", no_wrap=True)
     for row in comparison.of(model):
         low, high = (f"{100 * end:+z.1f}" for end in row.ci95)  # z: no "-0.0"
