@@ -21,7 +21,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 TRAIN = ("noise", "blur")  # families for "train on some, test on the others"
 TEST = ("weather", "digital")
 LEAST = 16  # pixels a side; below, the published lengths are less than half a pixel or longer than the image
-AT_ONCE = 1 << 19  # values: as many images at once as stay in the cache of a processor
+AT_ONCE = 1 << 21  # values: as many images at once as stay in the cache of a processor
 
 
 def corrupt(

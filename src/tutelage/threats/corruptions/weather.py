@@ -114,11 +114,12 @@ def fog(x: Tensor, draws: Draws, amount: float, decay: float) -> Tensor:
     h, w = x.shape[2:]
     side = 1 << max(1, (max(h, w) - 1).bit_length())
     heights = plasma(draws.coarse(side, side), decay)
-    lowest, reach = heights.amin((1, 2)), heights.amax((1, 2)) - heights.amin((1, 2))
+    lowest, top = heights.flatten(1).amin(1), heights.flatten(1).amax(1)
     highest = x.amax((1, 2, 3))
     share = highest / (highest + amount)
-    haze = (heights[:, None, :h, :w] - _each(lowest)) * _each(amount * share / reach.clamp_min(torch.finfo(x.dtype).tiny))
-    return (x * _each(share)).add_(haze)
+    haze = heights[:, None, :h, :w] - _each(lowest)
+    haze.mul_(_each(amount * share / (top - lowest).clamp_min(torch.finfo(x.dtype).tiny)))
+    return torch.addcmul(haze, x, _each(share))
 
 
 def _each(values: Tensor) -> Tensor:
