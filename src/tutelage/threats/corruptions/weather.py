@@ -140,13 +140,14 @@ def plasma(noise: Tensor, decay: float) -> Tensor:
         # an m x m grid becomes a 2m x 2m one by three new points for each old one: numbers m^2 to 4 m^2
         waves = numbers[:, m * m : 4 * m * m].reshape(b, 3, m, m)
         finer = noise.new_empty(b, m, 2, m, 2)
+        pairs = torch.view_as_complex(finer)  # two neighbours of a row, written in one go
         heights = heights * decay**2
         pair = heights + heights.roll(-1, 2)
         middle = torch.add(waves[:, 0], pair + pair.roll(-1, 1), alpha=0.25)
-        finer[:, :, 0, :, 0], finer[:, :, 1, :, 1] = heights, middle
-        torch.add(waves[:, 1], pair.add_(middle).add_(middle.roll(1, 1)), alpha=0.25, out=finer[:, :, 0, :, 1])
+        right = torch.add(waves[:, 1], pair.add_(middle).add_(middle.roll(1, 1)), alpha=0.25)
+        torch.complex(heights, right, out=pairs[:, :, 0])
         below = heights.roll(-1, 1).add_(heights).add_(middle).add_(middle.roll(1, 2))
-        torch.add(waves[:, 2], below, alpha=0.25, out=finer[:, :, 1, :, 0])
+        torch.complex(torch.add(waves[:, 2], below, alpha=0.25), middle, out=pairs[:, :, 1])
         heights = finer.reshape(b, 2 * m, 2 * m)
     return heights
 
