@@ -35,7 +35,7 @@ from tutelage.threats.corruptions import (
     relative_mce,
     train_test,
 )
-from tutelage.threats.corruptions.blur import disk, glass_blur
+from tutelage.threats.corruptions.blur import disk, glass_blur, zoom_blur
 from tutelage.threats.corruptions.common import Draws, gaussian, streaked
 from tutelage.threats.corruptions.extra import _distance, _equalised
 from tutelage.threats.corruptions.weather import plasma
@@ -254,6 +254,25 @@ def test_zoom_blur_keeps_the_middle_and_moves_the_rim():
     change = (corrupt(x, "zoom_blur", 5) - x).abs()[0, 0]
     assert float(change[16, 16]) < 0.1
     assert float(change.mean()) > 0.01
+
+
+@pytest.mark.parametrize(("h", "w"), [(24, 40), (80, 70)], ids=["products of matrices", "sampling"])
+def test_zoom_blur_is_the_mean_of_the_enlargements(h: int, w: int):
+    x = torch.rand(2, 3, h, w, generator=generator(3))
+    total, factors = x.clone(), [1.0, 1.25, 1.5]
+    for factor in factors:
+        high, wide = math.ceil(h / factor), math.ceil(w / factor)
+        top, left = (h - high) // 2, (w - wide) // 2
+        grown = torch.nn.functional.interpolate(
+            x[:, :, top : top + high, left : left + wide],
+            size=(round(high * factor), round(wide * factor)),
+            mode="bilinear",
+            align_corners=True,
+        )
+        down, right = (grown.shape[2] - h) // 2, (grown.shape[3] - w) // 2
+        total += grown[:, :, down : down + h, right : right + w]
+    got = zoom_blur(x, Draws((), x.device), 1.6, 0.25)
+    assert torch.allclose(got, total / (len(factors) + 1), atol=1e-6)
 
 
 @pytest.mark.parametrize(("reach", "rounds"), [(1, 2), (3, 1)])

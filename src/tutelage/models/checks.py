@@ -23,7 +23,7 @@ def check_inputs(x: Tensor, bounds: tuple[float, float] | None = (0.0, 1.0), nam
         raise InputError(name, f"shape {tuple(x.shape)}", "a batch (B, ...) of at least one sample")
     if not x.is_floating_point():
         raise InputError(name, f"dtype {x.dtype}", "floating point (divide uint8 images by 255)")
-    low, high = float(x.min()), float(x.max())
+    low, high = map(float, torch.aminmax(x))
     if not (low > -torch.inf and high < torch.inf):  # also false for NaN
         raise InputError(name, "NaN or infinity", "finite numbers")
     if bounds is not None and (low < bounds[0] or high > bounds[1]):

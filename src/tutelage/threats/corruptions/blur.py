@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.threats.corruptions.common import Draws, each, enlarged, filtered, gaussian, streaked
+from tutelage.threats.corruptions.common import LARGE, Draws, each, enlarged, filtered, gaussian, streaked
 
 
 def gaussian_blur(x: Tensor, draws: Draws, sigma: float) -> Tensor:
@@ -82,16 +82,33 @@ def motion_blur(x: Tensor, draws: Draws, radius: float, sigma: float) -> Tensor:
 def zoom_blur(x: Tensor, draws: Draws, highest: float, step: float) -> Tensor:
     """The mean of the image and of its enlargements by 1, 1 + step, ... below `highest`."""
     h, w = x.shape[2:]
-    factors = np.arange(1, highest, step).tolist()
+    factors = tuple(np.arange(1, highest, step).tolist())
     out = torch.empty_like(x)
+    # each enlargement is linear in rows and in columns: of small images, all are two products of matrices
+    matrices = [_enlargements(n, factors).to(x) for n in (h, w)] if h * w <= LARGE else []
     for part, image in each(x):
-        total = image.clone()
-        for factor in factors:
-            ch, cw = math.ceil(h / factor), math.ceil(w / factor)
-            top, left = (h - ch) // 2, (w - cw) // 2
-            total += enlarged(image[:, :, top : top + ch, left : left + cw], factor, h, w)
-        out[part] = total
+        if matrices:
+            down, across = matrices
+            wide = torch.einsum("kpw,bchw->bckhp", across, image)
+            out[part] = image + down.transpose(0, 1).flatten(1) @ wide.flatten(2, 3)
+        else:
+            out[part] = sum((_zoomed(image, factor) for factor in factors), image)
     return out.div_(len(factors) + 1)
+
+
+def _zoomed(x: Tensor, factor: float) -> Tensor:
+    """The middle of images (B, C, H, W), enlarged by `factor` to their size."""
+    h, w = x.shape[2:]
+    ch, cw = math.ceil(h / factor), math.ceil(w / factor)
+    top, left = (h - ch) // 2, (w - cw) // 2
+    return enlarged(x[:, :, top : top + ch, left : left + cw], factor, h, w)
+
+
+@lru_cache(maxsize=64)
+def _enlargements(n: int, factors: tuple[float, ...]) -> Tensor:
+    """`_zoomed` along one axis of n samples, as matrices (factors, n, n)."""
+    lines = torch.eye(n, dtype=torch.float64)[:, None, :, None].expand(n, 1, n, n)  # image j: row j lit
+    return torch.stack([_zoomed(lines, factor)[:, 0, :, 0].T for factor in factors])
 
 
 def glass_blur(x: Tensor, draws: Draws, sigma: float, reach: float, rounds: float) -> Tensor:

@@ -38,8 +38,10 @@ class Draws:
     def coarse(self, *shape: int) -> Tensor:
         """Numbers in [-1/2, 1/2) in steps of 2^-16, (B, *shape): four of each 64-bit draw, in less time than `uniform`."""
         n = math.prod(shape)
-        words = [torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None, generator=g) for g in self.generators]
-        parts = torch.stack(words).view(torch.int16)[:, :n].to(self.device)
+        words = torch.empty(len(self.generators), -(-n // 4), dtype=torch.int64)
+        for row, generator in zip(words, self.generators, strict=True):
+            row.random_(-(2**63), None, generator=generator)
+        parts = words.view(torch.int16)[:, :n].to(self.device)
         return parts.float().mul_(2.0**-16).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:

@@ -21,7 +21,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 TRAIN = ("noise", "blur")  # families for "train on some, test on the others"
 TEST = ("weather", "digital")
 LEAST = 16  # pixels a side; below, the published lengths are less than half a pixel or longer than the image
-AT_ONCE = 1 << 19  # values: as many images at once as stay in the cache of a processor
+AT_ONCE = 1 << 21  # values: as many images at once as stay in the cache of a processor
 
 
 def corrupt(
@@ -52,13 +52,22 @@ def corrupt(
     chosen = _seeds(len(x), generator, seeds) if entry.random or seeds is not None else [0] * len(x)
     per_image = max(1, x[0].numel())
     many = max(1, AT_ONCE // per_image) if x.device.type == "cpu" else len(x)
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    def made(part: slice) -> Tensor:
+        draws = Draws.seeded(chosen[part], name, x.device) if entry.random else Draws((), x.device)
+        given = x[part].contiguous()
+        found = entry.apply(given, draws, *values)
+        kept = found.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+        return (found.clamp(0, 1) if kept else found.clamp_(0, 1)).contiguous()
+
     with torch.no_grad():
+        if len(x) <= many:
+            return made(slice(None))
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
         for start in range(0, len(x), many):
             part = slice(start, start + many)
-            draws = Draws.seeded(chosen[part], name, x.device) if entry.random else Draws((), x.device)
-            torch.clamp(entry.apply(x[part].contiguous(), draws, *values), 0, 1, out=out[part])
-    return out
+            out[part] = made(part)
+        return out
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,12 @@ def fog(x: Tensor, draws: Draws, amount: float, decay: float) -> Tensor:
     h, w = x.shape[2:]
     side = 1 << max(1, (max(h, w) - 1).bit_length())
     heights = plasma(draws.coarse(side, side), decay)
-    lowest, reach = heights.amin((1, 2)), heights.amax((1, 2)) - heights.amin((1, 2))
+    lowest, top = heights.flatten(1).amin(1), heights.flatten(1).amax(1)
     highest = x.amax((1, 2, 3))
     share = highest / (highest + amount)
-    haze = (heights[:, None, :h, :w] - _each(lowest)) * _each(amount * share / reach.clamp_min(torch.finfo(x.dtype).tiny))
-    return (x * _each(share)).add_(haze)
+    haze = heights[:, None, :h, :w] - _each(lowest)
+    haze.mul_(_each(amount * share / (top - lowest).clamp_min(torch.finfo(x.dtype).tiny)))
+    return torch.addcmul(haze, x, _each(share))
 
 
 def _each(values: Tensor) -> Tensor:
@@ -139,13 +140,14 @@ def plasma(noise: Tensor, decay: float) -> Tensor:
         # an m x m grid becomes a 2m x 2m one by three new points for each old one: numbers m^2 to 4 m^2
         waves = numbers[:, m * m : 4 * m * m].reshape(b, 3, m, m)
         finer = noise.new_empty(b, m, 2, m, 2)
+        pairs = torch.view_as_complex(finer)  # two neighbours of a row, written in one go
         heights = heights * decay**2
         pair = heights + heights.roll(-1, 2)
         middle = torch.add(waves[:, 0], pair + pair.roll(-1, 1), alpha=0.25)
-        finer[:, :, 0, :, 0], finer[:, :, 1, :, 1] = heights, middle
-        torch.add(waves[:, 1], pair.add_(middle).add_(middle.roll(1, 1)), alpha=0.25, out=finer[:, :, 0, :, 1])
+        right = torch.add(waves[:, 1], pair.add_(middle).add_(middle.roll(1, 1)), alpha=0.25)
+        torch.complex(heights, right, out=pairs[:, :, 0])
         below = heights.roll(-1, 1).add_(heights).add_(middle).add_(middle.roll(1, 2))
-        torch.add(waves[:, 2], below, alpha=0.25, out=finer[:, :, 1, :, 0])
+        torch.complex(torch.add(waves[:, 2], below, alpha=0.25), middle, out=pairs[:, :, 1])
         heights = finer.reshape(b, 2 * m, 2 * m)
     return heights
 
