@@ -92,9 +92,9 @@ class Config(ClaimConfig):
     eps: float = Field(4 / 255, gt=0, description="Linf budget of the adversarially trained net")
     attack_steps: int = Field(3, ge=1)
     denoiser: str = Field("", description="package.module:function of a net (x_t, t) -> noise; trained here if empty")
-    n_drawn: int = Field(400, ge=1, description="test pictures whose backgrounds the diffusion model draws")
-    denoiser_steps: int = Field(4000, ge=1, description="of its training; one model serves all units")
-    denoiser_widths: tuple[int, int] = (32, 64)
+    n_drawn: int = Field(250, ge=1, description="test pictures whose backgrounds the diffusion model draws")
+    denoiser_steps: int = Field(1500, ge=1, description="of its training; one model serves all units")
+    denoiser_widths: tuple[int, int] = (16, 32)
 
 
 class FourBlocks(nn.Sequential):
@@ -264,7 +264,7 @@ def denoiser(config: Config, cell: Cell) -> Callable[[Tensor, Tensor], Tensor]:
 
     def build(folder: Path) -> None:
         fit_denoiser(
-            model, backgrounds, [""] * len(backgrounds), steps=config.denoiser_steps, batch_size=min(64, len(backgrounds)),
+            model, backgrounds, [""] * len(backgrounds), steps=config.denoiser_steps, batch_size=min(32, len(backgrounds)),
             schedule=warmup_cosine(0.05), null_probability=0.0, progress=cell.progress,
         )  # fmt: skip
         save_weights(model, folder / "model.safetensors")
