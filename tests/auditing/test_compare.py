@@ -13,9 +13,10 @@ from audits import THREAT, audited
 from test_report import EVIL, page_of
 
 from tutelage.auditing import AuditResult
-from tutelage.auditing.attributes import AttributeReport
+from tutelage.auditing.attributes import Answers, AttributeReport, AttributeRow
 from tutelage.auditing.compare import compare
 from tutelage.auditing.flags import Flag
+from tutelage.auditing.result import mask_of
 from tutelage.core.errors import InputError, MissingError
 from tutelage.core.stats import holm, newcombe_paired
 
@@ -178,10 +179,48 @@ def test_what_was_not_measured_alike_is_left_out_and_named():
     assert "different seeds" in compare({"d": plain, "e": other_seed}).notes[0]
 
 
-def test_edits_of_attributes_are_named_as_left_out():
-    edited = AttributeReport([], 0.0, (0.0, 0.0), (), {}, {}, {})
-    found = compare({"a": audited("a", FIRST), "b": replace(audited("b", SECOND), attributes=edited)})
-    assert found.left_out == ["b: edits of attributes: the answers to edited pictures are not kept, so they cannot be paired"]
+def edited(right: str, *, ok: str = "1" * 20, attacked: str = "each its own") -> AttributeReport:
+    """Of 20 pictures: `right` under both edits and the inversion, all wrong under the attack."""
+    answers = {name: Answers(mask_of(right), mask_of(ok), name) for name in ("inversion", "size", "direction")}
+    answers["background-adversarial"] = Answers([False] * 20, [True] * 20, attacked)
+    about = {"inversion": "none", "size": "size", "direction": "direction", "background-adversarial": "background"}
+    rows = [AttributeRow(name, kind, 0, 0, 0, (0, 0), 20, 20, 0, {}) for name, kind in about.items()]
+    return AttributeReport(rows, 0.0, (0.0, 0.0), (), {}, {}, {}, answers=answers)
+
+
+def test_edits_of_attributes_are_paired_where_the_pictures_are_the_same():
+    audits = {
+        "a": replace(audited("a", FIRST), attributes=edited(FIRST, attacked="for a")),
+        "b": replace(audited("b", SECOND), attributes=edited(SECOND, attacked="for b")),
+    }
+    found = compare(audits)
+    assert found.left_out == ["b: edits with other pictures for each model: background-adversarial"]
+    mean = next(row for row in found.rows if row.category == "edits")
+    assert (mean.reference_value, mean.value, mean.n) == (7 / 20, 14 / 20, 20)
+    each = [row for row in compare(audits, details=True).rows if row.category == "edit"]
+    assert [row.what for row in each] == ["edit inversion", "edit size", "edit direction"]
+    assert (each[0].only_reference, each[0].only_model) == (1, 8)
+
+
+def test_pictures_that_an_edit_could_not_do_count_nowhere():
+    ok = "0" * 6 + "1" * 14  # without the six that both get right
+    pairs = {name: edited(right, ok=ok, attacked="one for all") for name, right in (("a", FIRST), ("b", SECOND))}
+    audits = {name: replace(audited(name, FIRST), attributes=one) for name, one in pairs.items()}
+    (size,) = (row for row in compare(audits, details=True).rows if row.name == "size")
+    assert (size.reference_value, size.value, size.n) == (1 / 14, 8 / 14, 14)
+    # the mean over edits of a picture: of the six, the attack alone; of the others two edits and the attack
+    (mean,) = (row for row in compare(audits).rows if row.category == "edits")
+    assert (mean.reference_value, mean.n) == (pytest.approx((1 * 2 / 3) / 20), 20)
+
+
+def test_edits_of_attributes_of_one_audit_only_are_left_out():
+    one, other = (replace(audited(name, FIRST), attributes=edited(FIRST)) for name in ("a", "b"))
+    plain = audited("c", FIRST)
+    assert compare({"a": one, "c": plain}).left_out == ["c: edits of attributes: only one of the audits has them"]
+    older = replace(other, attributes=replace(edited(FIRST), answers={}))
+    assert "earlier version" in compare({"a": one, "b": older}).left_out[0]
+    said = replace(other, attributes=replace(edited(FIRST), settings={"right": "the model's own answer on the original"}))
+    assert "own answer" in compare({"a": one, "b": said}).left_out[0]
 
 
 def test_an_unreliable_audit_wins_nothing_under_threats():

@@ -284,7 +284,7 @@ def test_arms_are_the_edits_and_the_nets() -> None:
     assert EDITS["size-full-edit"] == Edit("size")
     assert EDITS["background-smoother-edit"].value == -20
     assert EDITS["background-adversarial-edit"].kind == "adversarial-background"
-    assert len(claim.arms) == 15
+    assert len(claim.arms) == 18
 
 
 def test_emoji_and_photographs_of_the_parts_are_different_ones() -> None:
@@ -324,6 +324,9 @@ def test_the_averages_of_a_net(suite: AttributeSuite) -> None:
     assert len(ten) == 10
     assert found["top1_drop"] == pytest.approx(sum(ten) / 10)
     assert found["top1_drop"] == pytest.approx(report.average)
+    nine = [row.drop for row in report.rows if row.edit not in ("inversion", "background+20-adversarial")]
+    assert len(nine) == 9
+    assert found["natural_drop"] == pytest.approx(sum(nine) / 9)
     assert found["drop_position"] == report.row("position").drop
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tutelage.auditing.page import Block, Facts, Gallery, Notice, Page, Section, Table, Text, Tile, png_data_uri, write_page
-from tutelage.auditing.result import AuditRow
+from tutelage.auditing.result import AuditRow, digits, mask_of
 from tutelage.core.errors import InputError
 from tutelage.core.files import write_json
 from tutelage.core.rng import numpy_generator
@@ -53,9 +53,21 @@ class AttributeExample:
     edited: Tensor
 
 
+@dataclass(frozen=True)
+class Answers:
+    """Of one edit, picture by picture: right, and ok, whether the edit could be done; sha256 of the edited pictures."""
+
+    right: list[bool]
+    ok: list[bool]
+    sha256: str
+
+
 @dataclass
 class AttributeReport:
-    """The drop of every edit for one model. average: mean drop of all edits but the inversion, with its interval."""
+    """The drop of every edit for one model. average: mean drop of all edits but the inversion, with its interval.
+
+    answers: by edit, what was right, for paired comparisons; of audits from before they were kept, none.
+    """
 
     rows: list[AttributeRow]
     average: float
@@ -65,6 +77,7 @@ class AttributeReport:
     model: dict[str, Any]
     data: dict[str, Any]
     examples: list[AttributeExample] = field(default_factory=list)
+    answers: dict[str, Answers] = field(default_factory=dict)
 
     def row(self, edit: object) -> AttributeRow:
         """The row of an edit, or of its name."""
@@ -153,8 +166,11 @@ class AttributeReport:
 
     def describe(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON values."""
-        about = {key: value for key, value in vars(self).items() if key not in ("rows", "examples")}
-        return {**about, "rows": [asdict(row) for row in self.rows]}
+        about = {key: value for key, value in vars(self).items() if key not in ("rows", "examples", "answers")}
+        answers = {
+            edit: {"right": digits(one.right), "ok": digits(one.ok), "sha256": one.sha256} for edit, one in self.answers.items()
+        }
+        return {**about, "rows": [asdict(row) for row in self.rows], "answers": answers}
 
     def audit_rows(self) -> list[AuditRow]:
         """The drops as rows of an audit: shares in [-1, 1], NaN where n is 0; the average last."""
@@ -219,8 +235,10 @@ def attribute_report_of(about: Mapping[str, Any], pictures: Mapping[str, Tensor]
         AttributeExample(**one, original=pictures[f"original/{i}"], edited=pictures[f"edited/{i}"])
         for i, one in enumerate(about.get("examples", []) if pictures else [])
     ]
+    kept = about.get("answers", {})
+    answers = {edit: Answers(mask_of(one["right"]), mask_of(one["ok"]), one["sha256"]) for edit, one in kept.items()}
     fixed = {"average_ci95": tuple(about["average_ci95"]), "classes": tuple(about["classes"])}
-    return AttributeAudit(**{**about, **fixed, "rows": rows, "examples": examples})
+    return AttributeAudit(**{**about, **fixed, "rows": rows, "examples": examples, "answers": answers})
 
 
 def drop_row(

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tutelage.auditing.attributes import Answers
 from tutelage.auditing.cells import NO_VALUE, colour, listed, marker, points
 from tutelage.auditing.figures import MUTED, SURFACE, Label, figure_svg, new_figure, place_labels
 from tutelage.auditing.page import (
@@ -89,6 +90,8 @@ class Difference:
             "corruption family": f"{self.name} corruptions",
             "corruption": self.name,
             "shift": f"shifted set {self.name}",
+            "edits": "the mean over edits of attributes",
+            "edit": f"edit {self.name}",
         }
         return words.get(self.category, self.category)
 
@@ -231,8 +234,7 @@ def _pairs(a: AuditResult, b: AuditResult, details: bool) -> Iterator[tuple[str,
             yield f"shifted set {shift}: it held other images"
         else:
             yield "shift", shift, _right(a, shift), _right(b, shift)
-    if a.attributes is not None or b.attributes is not None:
-        yield "edits of attributes: the answers to edited pictures are not kept, so they cannot be paired"
+    yield from _edit_pairs(a, b, details)
 
 
 def _corruption_pairs(a: AuditResult, b: AuditResult, details: bool) -> Iterator[tuple[str, str, Values, Values] | str]:
@@ -271,6 +273,42 @@ def _corruption_pairs(a: AuditResult, b: AuditResult, details: bool) -> Iterator
     names = list(dict.fromkeys(one.name for one in asked))
     for name in names if details and len(names) > 1 else []:
         yield pair("corruption", name, [one for one in asked if one.name == name])
+
+
+def _edit_pairs(a: AuditResult, b: AuditResult, details: bool) -> Iterator[tuple[str, str, Values, Values] | str]:
+    """Edited pictures: the mean over the edits that both audits made alike, and with details each edit."""
+    if a.attributes is None or b.attributes is None:
+        if a.attributes is not b.attributes:
+            yield "edits of attributes: only one of the audits has them"
+        return
+    if not (a.attributes.answers and b.attributes.answers):
+        yield "edits of attributes: one of the audits is of an earlier version, which did not keep the answers"
+        return
+    if a.attributes.settings.get("right") != b.attributes.settings.get("right"):
+        yield "edits of attributes: one audit counts the label as right, the other the model's own answer"
+        return
+    first, second = a.attributes.answers, b.attributes.answers
+    both = [edit for edit in first if edit in second]
+    if rest := [edit for edit in {**first, **second} if edit not in both]:
+        yield f"edits that only one of the audits has: {', '.join(rest)}"
+    alike = [edit for edit in both if first[edit].sha256 == second[edit].sha256]
+    if odd := [edit for edit in both if edit not in alike]:
+        yield f"edits with other pictures for each model: {', '.join(odd)}"
+    counted = [row.edit for row in a.attributes.rows if row.edit in alike and row.attribute != "none"]
+    if not counted:
+        return
+    done = np.array([first[edit].ok for edit in counted])  # (edits, pictures)
+    any_done = done.any(0)
+
+    def shares(answers: Mapping[str, Answers]) -> Values:
+        right = np.array([answers[edit].right for edit in counted]) & done
+        return np.asarray((right.sum(0) / np.maximum(done.sum(0), 1))[any_done])
+
+    if len(counted) > 1:
+        yield "edits", "mean", shares(first), shares(second)
+    for edit in alike if details or len(counted) == 1 else []:
+        ok = np.array(first[edit].ok)
+        yield "edit", edit, np.array(first[edit].right)[ok], np.array(second[edit].right)[ok]
 
 
 def _right(result: AuditResult, under: str) -> Values:

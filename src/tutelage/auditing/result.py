@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,7 @@ class AuditResult:
         about["examples"] = [{k: v for k, v in vars(e).items() if k not in ("clean", "adversarial")} for e in self.examples]
         about["rows"] = [row if row["n"] else {**row, "value": None, "ci95": None} for row in about["rows"]]
         # a digit a sample: a list would take a line for each
-        about["predictions"] = {key: "".join("01"[right] for right in mask) for key, mask in self.predictions.items()}
+        about["predictions"] = {key: digits(mask) for key, mask in self.predictions.items()}
         images = {f"clean/{i}": e.clean.contiguous() for i, e in enumerate(self.examples)}
         images |= {f"adversarial/{i}": e.adversarial.contiguous() for i, e in enumerate(self.examples)}
         if self.attributes is not None:
@@ -221,15 +222,20 @@ class AuditResult:
             prefix = "attributes/"
             pictures = {key.removeprefix(prefix): image for key, image in images.items() if key.startswith(prefix)}
             about["attributes"] = attribute_report_of(about["attributes"], pictures)
-        about["predictions"] = {key: _mask(digits) for key, digits in about.get("predictions", {}).items()}
+        about["predictions"] = {key: mask_of(found) for key, found in about.get("predictions", {}).items()}
         return cls(**about)
 
 
-def _mask(digits: str | list[bool]) -> list[bool]:
+def digits(mask: Sequence[bool]) -> str:
+    """What was right, as a digit a sample."""
+    return "".join("01"[right] for right in mask)
+
+
+def mask_of(found: str | list[bool]) -> list[bool]:
     """What was right, from a digit a sample; audits of earlier versions hold a list."""
-    if set(digits) - ({"0", "1"} if isinstance(digits, str) else {True, False}):
+    if set(found) - ({"0", "1"} if isinstance(found, str) else {True, False}):
         raise ValueError("predictions that are not right or wrong")
-    return [digit == "1" for digit in digits] if isinstance(digits, str) else list(map(bool, digits))
+    return [digit == "1" for digit in found] if isinstance(found, str) else list(map(bool, found))
 
 
 def accuracy_row(category: str, name: str, right: Tensor, *, under: str = "", metric: str = "accuracy") -> AuditRow:

@@ -50,7 +50,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tutelage.auditing.attributes import AttributeAudit, AttributeExample, AttributeReport, average_drop, drop_row, first_turned
+from tutelage.auditing.attributes import (
+    Answers,
+    AttributeAudit,
+    AttributeExample,
+    AttributeReport,
+    average_drop,
+    drop_row,
+    first_turned,
+)
 from tutelage.auditing.measure import predict
 from tutelage.core.checks import check_integer
 from tutelage.core.errors import InputError, MissingError
@@ -203,10 +211,12 @@ def attribute_report(
     rows, shown = [], []
     lost: dict[str, Tensor] = {}
     done: dict[str, Tensor] = {}
+    answers: dict[str, Answers] = {}
     with progress.task("edits", len(suite.edited)) as task:
         for edit, one in suite.edited.items():
             after = predict(model, one.images, batch_size=batch_size).argmax(1)
             correct, word = after == truth, str(edit)
+            answers[word] = Answers(correct.tolist(), one.ok.tolist(), one.images.sha256)
             labels, classes = suite.original.labels, suite.original.classes
             rows.append(drop_row(word, edit.attribute, right, correct, one.ok, one.rate, labels, classes))
             if edit.kind != "inversion":
@@ -220,7 +230,7 @@ def attribute_report(
     settings = {**suite.settings, "right": "the model's own answer on the original" if consistency else "the label"}
     return AttributeReport(
         rows, average, interval, suite.original.classes, settings, {**about, "sha256": fingerprint(model)},
-        suite.original.describe(), shown,
+        suite.original.describe(), shown, answers,
     )  # fmt: skip
 
 
