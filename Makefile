@@ -3,17 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
+COV := --cov --cov-report=term:skip-covered
 
 .PHONY: demo test test-all lint claims bench bench-attacks soak docs clean
 
 demo: $(VENV)/.base
 	$(BIN)/tutelage demo --out runs/demo
 
+# COVERAGE=1 reports coverage as well, and takes a third longer; CI does
 test: $(VENV)/.full lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not slow" -n 2 $(if $(COVERAGE),$(COV))
 
 test-all: $(VENV)/.full lint
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 $(COV)
 
 lint: $(VENV)/.full
 	$(BIN)/ruff format --check .
