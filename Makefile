@@ -12,7 +12,7 @@ demo: $(VENV)/.base
 
 # COVERAGE=1 reports coverage as well, and takes a third longer; CI does
 test: $(VENV)/.full lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 $(if $(COVERAGE),$(COV))
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(if $(COVERAGE),$(COV))
 
 test-all: $(VENV)/.full lint
 	$(BIN)/python -m pytest -n 2 $(COV)

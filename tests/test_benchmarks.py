@@ -20,6 +20,9 @@ FIELDS = {
 }  # fmt: skip
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.fixture
 def common(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """benchmarks/common.py as the races see it."""
@@ -63,9 +66,11 @@ def check_form(row: dict[str, Any], *, least: int) -> None:
         ("bench_teacher.py", "teacher", ["student's episode", "without a student"]),
         ("bench_subsets.py", "subsets", ["all subsets of 2", "all subsets of 3"]),
         ("bench_speech.py", "speech", ["20 frames, with a cache", "40 frames, without a cache", "claim's teacher"]),
-        ("bench_diffusion.py", "diffusion", ["pictures in one step", "by NASA", "guidance of the output"]),
-        ("bench_import.py", "import", ["import tutelage", "tutelage --help", "tutelage list"]),
-        ("bench_audit.py", "audit", ["to the first gradient", "whole command", "audit()"]),
+        pytest.param(
+            "bench_diffusion.py", "diffusion", ["pictures in one step", "by NASA", "guidance of the output"], marks=SLOW
+        ),
+        pytest.param("bench_import.py", "import", ["import tutelage", "tutelage --help", "tutelage list"], marks=SLOW),
+        pytest.param("bench_audit.py", "audit", ["to the first gradient", "whole command", "audit()"], marks=SLOW),
     ],
 )
 def test_a_race_runs_and_keeps_its_rounds(root: Path, tmp_path: Path, race: str, group: str, names: list[str]) -> None:

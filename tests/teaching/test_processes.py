@@ -242,6 +242,18 @@ def test_a_query_budget_is_that_of_all_processes() -> None:
 # the page
 
 
+def test_a_process_leaves_its_group_before_it_ends(tmp_path: Path) -> None:
+    script = f"""
+import atexit, torch
+atexit.register(lambda: print("still in a group:", torch.distributed.is_initialized()))  # what comes first is called last
+import tutelage.teaching
+torch.distributed.init_process_group("gloo", init_method="file://{tmp_path}/group", rank=0, world_size=1)
+print("in a group:", torch.distributed.is_initialized())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["in a group: True", "still in a group: False"], done.stderr
+
+
 @pytest.mark.parametrize("script", ["train.py", "sharded.py"])
 def test_the_scripts_of_the_page_run_in_two_processes(script: str, root: Path, tmp_path: Path) -> None:
     page = (root / "docs" / "scale-out.md").read_text()

@@ -8,6 +8,7 @@ BatchNorm. With one process everything here is the identity.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import random
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Step = Callable[[Any, Any], tuple[Tensor, Mapping[str, Tensor | float]]]
+
+
+@atexit.register
+def _leave() -> None:
+    """Ends the group that Accelerate joined: its threads may abort a process that comes to its end before them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def launched() -> int:
