@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 COV := --cov --cov-report=term:skip-covered
 
 .PHONY: demo test test-all lint claims bench bench-attacks soak docs clean
@@ -12,10 +13,10 @@ demo: $(VENV)/.base
 
 # COVERAGE=1 reports coverage as well, and takes a third longer; CI does
 test: $(VENV)/.full lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(if $(COVERAGE),$(COV))
+	$(PYTEST) -m "not slow" $(if $(COVERAGE),$(COV))
 
 test-all: $(VENV)/.full lint
-	$(BIN)/python -m pytest -n 2 $(COV)
+	$(PYTEST) $(COV)
 
 lint: $(VENV)/.full
 	$(BIN)/ruff format --check .

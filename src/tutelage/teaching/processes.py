@@ -37,8 +37,8 @@ Step = Callable[[Any, Any], tuple[Tensor, Mapping[str, Tensor | float]]]
 
 @atexit.register
 def _leave() -> None:
-    """Ends the group that Accelerate joined: its threads may abort a process that comes to its end before them."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    """Leaves a group of gloo, whose threads may abort a process that ends before them. NCCL would wait for the others here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
         torch.distributed.destroy_process_group()
 
 
